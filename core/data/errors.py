@@ -1,0 +1,5 @@
+"""What goes wrong with files of data."""
+
+
+class DataError(Exception):
+    """A data file is missing, damaged or not of the expected form; the message names it and says what to do."""

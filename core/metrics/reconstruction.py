@@ -1,0 +1,87 @@
+"""How close a reconstruction is to its picture, one value per image.
+
+Pictures are (..., C, H, W) in [0, 1]; the leading axes (batch, or batch and frames) stay as they are, so a video gets
+one value per frame. Everything is float64, which autocast leaves alone and in which variances survive E[x^2] - E[x]^2.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+SSIM_WINDOW = 11
+SSIM_SIGMA = 1.5
+SSIM_C1 = 0.01**2
+SSIM_C2 = 0.03**2
+
+
+def mse(recon: Float[Tensor, "*B C H W"], image: Float[Tensor, "*B C H W"]) -> Float64[Tensor, "*B"]:
+    """Squared error, averaged over pixels and channels.
+
+    Raises ValueError if the shapes differ.
+    """
+    _require_same_shape(recon, image)
+    return (recon.double() - image.double()).square().mean(dim=(-3, -2, -1))
+
+
+def mixture_mse(
+    image: Float[Tensor, "*B C H W"], rgb: Float[Tensor, "*B K C H W"], masks: Float[Tensor, "*B K H W"]
+) -> Float64[Tensor, "*B"]:
+    """`mse` of the picture that slots make together, the sum over slots of mask * rgb."""
+    return mse((rgb.double() * masks.double().unsqueeze(-3)).sum(dim=-4), image)
+
+
+def psnr(recon: Float[Tensor, "*B C H W"], image: Float[Tensor, "*B C H W"]) -> Float64[Tensor, "*B"]:
+    """Peak signal-to-noise ratio in dB, -10 log10(mse) for a peak of 1; infinite for equal pictures.
+
+    Raises ValueError if the shapes differ.
+    """
+    return -10 * mse(recon, image).log10()
+
+
+def ssim(recon: Float[Tensor, "*B C H W"], image: Float[Tensor, "*B C H W"]) -> Float64[Tensor, "*B"]:
+    """Structural similarity (Wang et al. 2004, equation 13), averaged over positions and channels.
+
+    Gaussian window of 11 x 11 with sigma 1.5, K1 = 0.01, K2 = 0.03, data range 1, population covariances; only
+    positions where the whole window lies inside the picture count. Equals scikit-image's `structural_similarity` with
+    gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1.
+
+    Raises ValueError if the shapes differ or a side is shorter than the window.
+    """
+    _require_same_shape(recon, image)
+    if min(image.shape[-2:]) < SSIM_WINDOW:
+        raise ValueError(
+            f"ssim: expected pictures of at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels, found {tuple(image.shape[-2:])}"
+        )
+    x, y = recon.double(), image.double()
+    mean_x, mean_y, mean_xx, mean_yy, mean_xy = _gaussian_mean(torch.stack([x, y, x * x, y * y, x * y]))
+    variances = mean_xx - mean_x.square() + mean_yy - mean_y.square()
+    covariance = mean_xy - mean_x * mean_y
+    luminance = (2 * mean_x * mean_y + SSIM_C1) / (mean_x.square() + mean_y.square() + SSIM_C1)
+    contrast_and_structure = (2 * covariance + SSIM_C2) / (variances + SSIM_C2)
+    return (luminance * contrast_and_structure).mean(dim=(-3, -2, -1))
+
+
+def _gaussian_mean(maps: Float64[Tensor, "... H W"]) -> Float64[Tensor, "... H_valid W_valid"]:
+    """Gaussian-weighted mean around every position where the window fits, one axis after the other.
+
+    Shifted additions take about a fifth of the time of a float64 convolution on the CPU.
+    """
+    offsets = range(SSIM_WINDOW)
+    weights = [math.exp(-((offset - SSIM_WINDOW // 2) ** 2) / (2 * SSIM_SIGMA**2)) for offset in offsets]
+    for axis in (-1, -2):
+        length = maps.shape[axis] - SSIM_WINDOW + 1
+        mean = torch.zeros_like(maps.narrow(axis, 0, length))
+        for offset, weight in zip(offsets, weights):
+            mean.add_(maps.narrow(axis, offset, length), alpha=weight / sum(weights))
+        maps = mean
+    return maps
+
+
+def _require_same_shape(recon: Tensor, image: Tensor) -> None:
+    # Broadcasting would turn a wrong shape into a plausible number.
+    if recon.shape != image.shape:
+        raise ValueError(f"recon and image must have one shape, found {tuple(recon.shape)} and {tuple(image.shape)}")

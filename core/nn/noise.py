@@ -1,0 +1,44 @@
+"""Random draws of a training step that do not depend on the number of processes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Noise = Callable[[str, tuple[int, ...]], Tensor]
+"""Gives a standard-normal tensor for the draw of that name; the first axis is images."""
+
+
+def derive_seed(*words: int) -> int:
+    """A 63-bit seed from a few integers, well mixed (numpy's SeedSequence); the same on every platform."""
+    low, high = np.random.SeedSequence([word & 0xFFFFFFFFFFFFFFFF for word in words]).generate_state(2)
+    return (int(high) << 32 | int(low)) & 0x7FFFFFFFFFFFFFFF
+
+
+@dataclass(frozen=True)
+class ShardedNoise:
+    """Draws keyed by (seed, step): each of `count` processes draws for the whole global batch and keeps its own images.
+
+    A run on two processes with half the batch each therefore sees the numbers of a run on one.
+    """
+
+    seed: int
+    index: int = 0
+    count: int = 1
+
+    def at(self, step: int, device: torch.device) -> Noise:
+        generator = torch.Generator(device).manual_seed(derive_seed(self.seed, step))
+
+        def draw(name: str, shape: tuple[int, ...]) -> Tensor:
+            images = shape[0]
+            everywhere = torch.randn(images * self.count, *shape[1:], generator=generator, device=device)
+            return everywhere[self.index * images : (self.index + 1) * images]
+
+        return draw
+
+
+def standard_normal(device: torch.device) -> Noise:
+    """Draws from the global generator of `device`."""
+    return lambda name, shape: torch.randn(shape, device=device)

@@ -1,0 +1,104 @@
+"""A trained model on disk, and how any tool opens it again."""
+
+import importlib
+import json
+import platform
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from core.training.checkpoint import CheckpointError, CheckpointFolder, load, load_weights
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What `run.json` says: how to build the model, on which data and from which seed it was trained, and by what.
+
+    `builder` is "package.module:function"; called with `arguments` (plain builtin values) it returns the untrained model.
+    """
+
+    paper: str
+    builder: str
+    arguments: dict[str, Any]
+    data: dict[str, Any]
+    seed: int
+    checkpoints: dict[str, str] = field(default_factory=dict)
+    """`folder` (relative to the record), `prefix` and `suffix` of the checkpoint files."""
+    versions: dict[str, str] = field(default_factory=lambda: _versions())
+    commit: str = field(default_factory=lambda: _commit())
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def write(self, path: Path) -> None:
+        """Write the record as JSON; a reader finds the old file or the new one."""
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+        partial.replace(path)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "RunRecord":
+        return cls(**values)
+
+    def build(self) -> nn.Module:
+        """The untrained model."""
+        module, _, function = self.builder.partition(":")
+        builder: Callable[..., nn.Module] = getattr(importlib.import_module(module), function)
+        model = builder(**self.arguments)
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"{self.builder} returned {type(model).__name__}, not an nn.Module")
+        return model
+
+
+def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[nn.Module, RunRecord]:
+    """Rebuild a trained model in evaluation mode from a checkpoint file, or from a run folder with its newest checkpoint.
+
+    A run folder is one that holds `run.json` (or one `*.run.json`), itself or in `weights/`. Raises CheckpointError.
+    """
+    path = Path(path)
+    state = load(path) if path.is_file() else _newest(path)
+    if "run" not in state:
+        raise CheckpointError(f"{path}: holds no run record, so its model is unknown. Open it with its paper's own script")
+    record = RunRecord.from_dict(state["run"])
+    model = record.build()
+    load_weights(model, state["model"], path)
+    return model.to(device).eval(), record
+
+
+def _newest(folder: Path) -> dict[str, Any]:
+    records = [*folder.glob("run.json"), *folder.glob("*.run.json"), *folder.glob("weights/*.run.json")]
+    if len(records) != 1:
+        found = ", ".join(str(record.relative_to(folder)) for record in records) or "none"
+        raise CheckpointError(f"{folder}: expected one run.json, found {found}. Give a checkpoint file instead")
+    record = RunRecord.from_dict(json.loads(records[0].read_text()))
+    files = CheckpointFolder(
+        records[0].parent / record.checkpoints["folder"], record.checkpoints["prefix"], record.checkpoints["suffix"]
+    )
+    newest = files.newest()
+    if newest is None:
+        raise CheckpointError(f"{folder}: no readable checkpoint {files.path(0).name.replace('0', '<step>')} yet")
+    return newest[1]
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), "torch": torch.__version__}
+
+
+def _commit() -> str:
+    """The git commit of this code, with "+" if the working tree differs; "" outside a repository."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        try:
+            done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=False, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return ""
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    commit = git("rev-parse", "HEAD")
+    return commit + "+" if commit and git("status", "--porcelain", "--untracked-files=no") else commit

@@ -1,0 +1,30 @@
+"""Stopping politely when a scheduler asks for the machine."""
+
+import signal
+from types import FrameType, TracebackType
+
+STOPPED_EXIT_CODE = 75
+"""`EX_TEMPFAIL`: the run was asked to stop, has saved, and continues when the same command is started again."""
+
+
+class StopSignals:
+    """While open, SIGTERM and SIGUSR1 (as Slurm sends them) set `received` and do nothing else; a repeat kills."""
+
+    SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+
+    def __enter__(self) -> "StopSignals":
+        self._before = {number: signal.signal(number, self._receive) for number in self.SIGNALS}
+        return self
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.received = signal.Signals(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

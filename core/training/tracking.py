@@ -1,0 +1,113 @@
+"""Scalars and pictures of a training: TensorBoard, a JSON-lines file, and Weights & Biases when asked."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+Scalars = Mapping[str, Tensor | float]
+
+
+class Tracker:
+    """Writes below `folder`: TensorBoard events and `scalars.jsonl`, one line per logged step.
+
+    Scalars stay on their device until `flush`, which copies all of them at once. A run that resumes after step
+    `resumed_after` cuts both records back to it, so that curves have no double points. `also` gets every flushed row.
+    """
+
+    FLUSH_EVERY = 20
+
+    def __init__(
+        self,
+        folder: Path,
+        resumed_after: int | None = None,
+        wandb_settings: Mapping[str, Any] | None = None,
+        also: Callable[[int, dict[str, float]], None] | None = None,
+    ):
+        self.folder = folder
+        self._also = also
+        self._waiting: list[tuple[int, Scalars]] = []
+        folder.mkdir(parents=True, exist_ok=True)
+        self.lines = folder / "scalars.jsonl"
+        if resumed_after is not None and self.lines.exists():
+            _cut_back(self.lines, resumed_after)
+        self._file = self.lines.open("a")
+        self._writer = SummaryWriter(folder, purge_step=None if resumed_after is None else resumed_after + 1)
+        self._wandb = _start_wandb(wandb_settings) if wandb_settings else None
+
+    def scalars(self, step: int, values: Scalars) -> None:
+        self._waiting.append((step, dict(values)))
+        if len(self._waiting) >= self.FLUSH_EVERY:
+            self.flush()
+
+    def picture(self, step: int, name: str, image: np.ndarray) -> None:
+        """A uint8 picture [H, W, 3]."""
+        self._writer.add_image(name, image, step, dataformats="HWC")
+        if self._wandb:
+            import wandb
+
+            self._wandb.log({name: wandb.Image(image)}, step=step)
+
+    def flush(self) -> dict[str, float]:
+        """Write what waits; returns the newest row, with its `step`, or nothing."""
+        rows = list(zip((step for step, _ in self._waiting), _to_floats([values for _, values in self._waiting])))
+        self._waiting.clear()
+        for step, row in rows:
+            self._file.write(json.dumps({"step": step, **row}) + "\n")
+            for name, value in row.items():
+                self._writer.add_scalar(name, value, step)
+            if self._wandb:
+                self._wandb.log(row, step=step)
+            if self._also:
+                self._also(step, row)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._writer.flush()
+        return {"step": rows[-1][0], **rows[-1][1]} if rows else {}
+
+    def close(self) -> None:
+        self.flush()
+        self._file.close()
+        self._writer.close()
+        if self._wandb:
+            self._wandb.finish()
+
+
+def _to_floats(rows: list[Scalars]) -> list[dict[str, float]]:
+    """All tensors of all rows in one copy to the host."""
+    tensors = [value for row in rows for value in row.values() if isinstance(value, Tensor)]
+    numbers = iter(torch.stack([tensor.detach().double() for tensor in tensors]).tolist() if tensors else [])
+    return [
+        {name: next(numbers) if isinstance(value, Tensor) else float(value) for name, value in row.items()}
+        for row in rows
+    ]
+
+
+def _cut_back(lines: Path, last_step: int) -> None:
+    """Drop the lines after `last_step`, and a half-written last one."""
+    kept = []
+    for line in lines.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= last_step:
+                kept.append(line + "\n")
+        except json.JSONDecodeError:
+            continue
+    partial = lines.with_suffix(".partial")
+    partial.write_text("".join(kept))
+    partial.replace(lines)
+
+
+def _start_wandb(settings: Mapping[str, Any]) -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise RuntimeError("Weights & Biases was asked for but is not installed: pip install 'objectcentric[wandb]'") from (
+            error
+        )
+    return wandb.init(resume="allow", **settings)

@@ -1,0 +1,246 @@
+"""One training loop for all papers: step-based, resumable at any moment, the same on any number of processes."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from core.nn.noise import derive_seed
+from core.training.checkpoint import CheckpointFolder, State, load_weights
+from core.training.schedules import Schedule, constant
+from core.training.signals import StopSignals
+from core.training.tracking import Tracker
+
+Terms = dict[str, Tensor]
+Controller = Callable[[int, Terms], None]
+"""Called after every optimiser step with the step and its terms, averaged over processes."""
+Hook = Callable[[int], None]
+"""Called every so many steps, on the main process only."""
+
+STEPS_BETWEEN_AGREEMENTS = 16
+"""How often several processes ask each other whether one of them was told to stop."""
+
+
+class NonFiniteLoss(Exception):
+    """The loss, or its gradient, is no longer a number; no checkpoint was written since."""
+
+
+class _Loss(nn.Module):
+    """The loss inside a module's forward, where DDP and autocast see it."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: dict[str, Tensor], step: int) -> Terms:
+        return self.model.loss(batch, step)
+
+
+@dataclass
+class Trainer:
+    """Trains `model` (with `loss(batch, step) -> terms`) on the batches of a loader up to and including `last_step`.
+
+    Everything random follows from `seed`: step s of process r starts from the seed (seed, s, r). `batches(s)` gives the
+    batches from step s on. `schedule` multiplies the learning rates that the optimiser came with. With
+    `accumulate` > 1 a batch goes through in that many equal parts. `extra_state` is stored in every checkpoint.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    batches: Callable[[int], Iterator[dict[str, Tensor]]]
+    accelerator: Accelerator
+    last_step: int
+    checkpoints: CheckpointFolder
+    checkpoint_every: int
+    seed: int = 0
+    schedule: Schedule = constant
+    clip_norm: float | None = None
+    accumulate: int = 1
+    controllers: Sequence[Controller] = ()
+    hooks: Sequence[tuple[int, Hook]] = ()
+    tracker: Tracker | None = None
+    log_every: int = 100
+    log_prefix: str = "train/"
+    extra_scalars: Callable[[], dict[str, Any]] = dict
+    extra_state: State = field(default_factory=dict)
+    show_progress: bool = True
+    first_step: int = 0
+
+    def __post_init__(self) -> None:
+        self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
+        self._loss = self.accelerator.prepare_model(_Loss(self.model.to(self.accelerator.device)))
+        self._optimizer = self.accelerator.prepare_optimizer(self.optimizer)
+        self._main = self.accelerator.is_main_process
+        self._first_bad = torch.full((), -1, device=self.accelerator.device)
+        self.grad_norm: Tensor | None = None
+
+    def run(self) -> bool:
+        """Train. True when `last_step` is done, False when a signal stopped the run; both leave a checkpoint."""
+        self.model.train()
+        steps = range(self.first_step, self.last_step + 1)
+        bar = tqdm(total=self.last_step + 1, initial=self.first_step, disable=not (self._main and self.show_progress))
+        with StopSignals() as signals, bar:
+            for step, batch in zip(steps, self.batches(self.first_step)):
+                terms = self.step(step, batch)
+                if step % self.log_every == 0:
+                    self._log(step, terms, bar)
+                for every, hook in self.hooks:
+                    if self._main and step % every == 0:
+                        hook(step)
+                bar.update()
+                stop = self._told_to_stop(signals, step)
+                if stop or step == self.last_step or (step > 0 and step % self.checkpoint_every == 0):
+                    self.save(step)
+                if stop and step < self.last_step:
+                    return False
+        return True
+
+    def step(self, step: int, batch: dict[str, Tensor]) -> Terms:
+        """One optimiser step; returns the terms of the loss, averaged over processes if a controller needs them."""
+        torch.manual_seed(derive_seed(self.seed, step, self.accelerator.process_index))
+        for group, rate in zip(self.optimizer.param_groups, self._base_rates):
+            group["lr"] = rate * self.schedule(step)
+        self._optimizer.zero_grad(set_to_none=True)
+        terms = self._forward_backward(step, batch)
+        if self.clip_norm is not None:
+            self.grad_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+        self._note_if_bad(step, terms)
+        self._optimizer.step()
+        if self.controllers:
+            terms = self._average(terms)
+            for controller in self.controllers:
+                controller(step, terms)
+        return terms
+
+    def _forward_backward(self, step: int, batch: dict[str, Tensor]) -> Terms:
+        if self.accumulate == 1:
+            terms = self._loss(batch, step)
+            self.accelerator.backward(terms["loss"])
+            return {name: value.detach() for name, value in terms.items()}
+        total: Terms = {}
+        size = len(next(iter(batch.values()))) // self.accumulate
+        for part in range(self.accumulate):
+            rows = slice(part * size, (part + 1) * size)
+            last = part == self.accumulate - 1
+            with nullcontext() if last else self.accelerator.no_sync(self._loss):
+                terms = self._loss({key: value[rows] for key, value in batch.items()}, step)
+                self.accelerator.backward(terms["loss"] / self.accumulate)
+            for name, value in terms.items():
+                total[name] = total.get(name, 0) + value.detach() / self.accumulate
+        return total
+
+    def _average(self, terms: Terms) -> Terms:
+        if self.accelerator.num_processes == 1:
+            return terms
+        values = self.accelerator.reduce(torch.stack(list(terms.values())), "mean")
+        return dict(zip(terms, values))
+
+    def _log(self, step: int, terms: Terms, bar: tqdm) -> None:
+        self._stop_if_bad()
+        terms = self._average(terms)
+        if self._main:
+            row = {f"{self.log_prefix}{name}": value for name, value in terms.items()} | self.extra_scalars()
+            row[f"{self.log_prefix}lr"] = self.optimizer.param_groups[0]["lr"]
+            if self.tracker:
+                self.tracker.scalars(step, row)
+            if self.show_progress:
+                bar.set_postfix(loss=f"{terms['loss'].item():.4g}")
+
+    def _note_if_bad(self, step: int, terms: Terms) -> None:
+        """Remember the first step without a finite loss and gradient, on the device; on the CPU stop before the update."""
+        good = torch.isfinite(terms["loss"])
+        if self.grad_norm is not None and self.accelerator.scaler is None:
+            good = good & torch.isfinite(self.grad_norm)
+        self._first_bad = torch.where((self._first_bad < 0) & ~good, step, self._first_bad)
+        if self._first_bad.device.type == "cpu":
+            self._stop_if_bad()
+
+    def _stop_if_bad(self) -> None:
+        step = int(self.accelerator.reduce(self._first_bad, "max") if self._main_device_is_gpu() else self._first_bad)
+        if step < 0:
+            return
+        named = self.model.named_parameters()
+        bad = [name for name, value in named if value.grad is not None and not value.grad.isfinite().all()]
+        where = f"; the first parameter with a non-finite gradient is {bad[0]}" if bad else ""
+        kept = self.checkpoints.steps()
+        last = f"The newest checkpoint is {self.checkpoints.path(kept[-1])}" if kept else "There is no checkpoint yet"
+        raise NonFiniteLoss(
+            f"step {step}: the loss or its gradient is not finite{where}. {last}. "
+            "Lower the learning rate, lengthen the warm-up or clip the gradient, and start again from it"
+        )
+
+    def _main_device_is_gpu(self) -> bool:
+        return self.accelerator.num_processes > 1 and self._first_bad.device.type != "cpu"
+
+    def _told_to_stop(self, signals: StopSignals, step: int) -> bool:
+        if self.accelerator.num_processes == 1:
+            told = signals.received is not None
+        elif step % STEPS_BETWEEN_AGREEMENTS:
+            return False
+        else:
+            flag = torch.tensor(float(signals.received is not None), device=self.accelerator.device)
+            told = bool(self.accelerator.reduce(flag, "sum") > 0)
+        if told and self._main:
+            name = signals.received.name if signals.received else "a signal to another process"
+            print(f"{name}: saving after step {step} and stopping; the same command continues", file=sys.stderr)
+        return told
+
+    def save(self, step: int) -> None:
+        """Checkpoint after `step`: everything that the next step depends on, from every process."""
+        self._stop_if_bad()
+        generators = _generator_states(self.accelerator)
+        if not self._main:
+            return
+        if self.tracker:
+            self.tracker.flush()
+        scaler = self.accelerator.scaler
+        state = {
+            "step": step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": scaler.state_dict() if scaler else None,
+            "generators": generators,
+            "seed": self.seed,
+            **self.extra_state,
+        }
+        self.checkpoints.save(step, state)
+
+    def resume(self, state: State, source: Any) -> None:
+        """Continue after the step of a checkpoint that `save` wrote."""
+        load_weights(self.model, state["model"], source)
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state.get("scaler") and self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        if generators := state.get("generators"):
+            _restore_generators(generators, self.accelerator)
+        self.first_step = state["step"] + 1
+
+
+def _generator_states(accelerator: Accelerator) -> list[dict[str, Tensor]]:
+    """The states of torch's global generators of every process, in the order of the processes.
+
+    Steps seed themselves and do not depend on them; what runs between steps may.
+    """
+    own = {"cpu": torch.get_rng_state()}
+    if accelerator.device.type == "cuda":
+        own["cuda"] = torch.cuda.get_rng_state(accelerator.device)
+    if accelerator.num_processes == 1:
+        return [own]
+    everyone: list[dict[str, Tensor]] = [{}] * accelerator.num_processes
+    torch.distributed.all_gather_object(everyone, own)
+    return everyone
+
+
+def _restore_generators(states: list[dict[str, Tensor]], accelerator: Accelerator) -> None:
+    if accelerator.process_index >= len(states):
+        return
+    own = states[accelerator.process_index]
+    torch.set_rng_state(own["cpu"])
+    if accelerator.device.type == "cuda" and "cuda" in own:
+        torch.cuda.set_rng_state(own["cuda"], accelerator.device)

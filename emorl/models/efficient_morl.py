@@ -1,0 +1,262 @@
+"""EfficientMORL (Emami, He, Ranka, Rangarajan 2021): efficient iterative amortised inference of slots.
+
+Shapes: N images, K slots, D slot size, L layers, I refinement steps. lambda = (mean | unconstrained scale), [N, K, 2 D].
+Differs from the original code, with equal numbers: no second-order graph, one decoder backward per step whose
+activations are freed at once (`ScoreWithGradient`), the factorised first decoder layer, batched DualGRU products.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from core.nn.noise import Noise, ShardedNoise, standard_normal
+from core.types import Decomposition
+from emorl.models.decoders import DecoderName, build_decoder
+from emorl.models.encoder import PixelEncoder
+from emorl.models.gaussian import DiagonalGaussian, kl_divergence
+from emorl.models.geco import GECO
+from emorl.models.hvae import BottomUpInference, ConditionalPrior, PriorName, hierarchical_kl
+from emorl.models.initialisation import init_small
+from emorl.models.likelihood import LikelihoodName, Score, ScoreWithGradient, gaussian_nll, mixture_nll
+from emorl.models.refinement import RefinementNetwork
+
+
+@dataclass
+class Inference:
+    """Everything one pass of inference found. Lists over steps hold the HVAE first, then every refinement."""
+
+    loss: Float[Tensor, ""]
+    kl_layers: list[Float[Tensor, "N K"]]
+    posteriors: list[DiagonalGaussian]
+    priors: list[DiagonalGaussian]
+    attention: list[Float[Tensor, "N K P"]]
+    parameters: list[Float[Tensor, "N K D2"]]
+    """lambda of every step."""
+    samples: list[Float[Tensor, "N K D"]]
+    """The slots that were decoded at every step."""
+    scores: list[Score]
+    kl_refined: list[Float[Tensor, "N K"]] = field(default_factory=list)
+    updates: list[Float[Tensor, "N K D2"]] = field(default_factory=list)
+    layer_scores: list[Score] = field(default_factory=list)
+    """Decodings of the HVAE layers below the last, when asked for."""
+
+    @property
+    def nll(self) -> Float[Tensor, "N"]:
+        return self.scores[-1].nll
+
+    @property
+    def kl(self) -> Float[Tensor, "N"]:
+        """Of the last step: one refined KL if there is refinement, else the sum over the hierarchy."""
+        last = self.kl_refined[-1:] or self.kl_layers
+        return torch.stack(last).sum(dim=(0, 2)).detach()
+
+    @property
+    def posterior(self) -> DiagonalGaussian:
+        """q after the last step."""
+        return DiagonalGaussian.from_parameters(self.parameters[-1])
+
+
+class EfficientMORL(nn.Module):
+    """Two-stage inference of slots (Emami et al. 2021): an L-layer hierarchical VAE, then I refinements of its posterior.
+
+    `log_std` is the natural log of the image's standard deviation. `refinement_curriculum` holds (from step, I) pairs for
+    training; evaluation makes `refinement_iters` steps. With `geco` the nll enters the loss through GECO's constraint
+    from its warm start on, in evaluation always: the refinement depends on the weight of the nll.
+    """
+
+    def __init__(
+        self,
+        image_size: tuple[int, int],
+        num_slots: int,
+        slot_size: int,
+        num_layers: int = 3,
+        refinement_iters: int = 3,
+        log_std: float = -2.302585092994046,
+        decoder: DecoderName = "iodine",
+        likelihood: LikelihoodName = "Gaussian",
+        prior: PriorName = "reversed++",
+        dual_gru: bool = True,
+        kl_weight: float = 1.0,
+        refinement_curriculum: list[tuple[int, int]] | None = None,
+        geco: dict[str, float] | None = None,
+    ):
+        super().__init__()
+        if num_layers < 1:
+            raise ValueError(f"Net.stochastic_layers={num_layers}: at least one layer is needed")
+        self.num_slots = num_slots
+        self.refinement_iters = refinement_iters
+        self.refinement_curriculum = refinement_curriculum
+        self.prior_name = prior
+        self.kl_weight = kl_weight
+        self.log_std = log_std
+        self.likelihood = {"Gaussian": gaussian_nll, "GMM": mixture_nll}[likelihood]
+        self.encoder = PixelEncoder(image_size)
+        self.inference = BottomUpInference(64, slot_size, num_layers, dual_gru)
+        self.prior = ConditionalPrior(slot_size)
+        self.decoder = build_decoder(decoder, slot_size, image_size)
+        self.refinement = RefinementNetwork(slot_size)
+        self.geco = GECO(**geco) if geco else None
+        self.noise: ShardedNoise | None = None
+        """Set by a training run, so that the draws are a function of (seed, step); else the global generator draws."""
+        self.images_per_chunk: int | None = None
+        """Images that the decoder scores at a time; None for all. Bounds the memory, changes no number."""
+        self._init_weights()
+
+    def _init_weights(self) -> None:
+        """Very small weights, except where the original keeps PyTorch's: positions of the encoder, norms, GRUs."""
+        for module in (self.encoder.convolutions, self.encoder.mlp, self.prior, self.decoder):
+            init_small(module)
+        inference = self.inference
+        for module in (inference.to_query, inference.to_key, inference.to_value):
+            init_small(module)
+        for module in (inference.mean_mlp, inference.scale_mlp, getattr(inference, "project_update", nn.Identity())):
+            init_small(module)
+        for module in (self.refinement.encoding, self.refinement.mean, self.refinement.scale):
+            init_small(module)
+
+    def unused_parameters(self) -> bool:
+        """Whether some step leaves a parameter without gradient, which DDP must be told."""
+        iters = [count for _, count in self.refinement_curriculum or []] or [self.refinement_iters]
+        return min(iters) == 0 or self.inference.num_layers == 1
+
+    def loss(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        """Training loss of `batch["image"]` (N, 3, H, W in [0, 1]) and what the log shows, as scalars on the device."""
+        image = batch["image"]
+        noise = self.noise.at(step, image.device) if self.noise else None
+        found = self(image, step, noise=noise)
+        terms = {"loss": found.loss, "nll": found.nll.mean(), "kl": found.kl.mean()}
+        for i, update in enumerate(found.updates):
+            terms[f"norm_delta_lambda_{i}"] = update.detach().norm(dim=-1).mean()
+        return terms
+
+    def decompose(self, batch: dict[str, Tensor], noise: Noise | None = None) -> Decomposition:
+        """The last step's pictures and posterior means; the result does not depend on what else is in the batch.
+
+        Extras: `posterior` (mean and std), `kl` and `nll` per image (nats), `attention` of the last layer (N, K, H, W).
+        """
+        image = batch["image"]
+        found = self(image, None, noise=noise, keep_pictures=True, images_per_mean=1)
+        score = found.scores[-1]
+        masks = score.log_masks.exp()
+        return Decomposition(
+            recon=torch.einsum("nkhw,nkchw->nchw", masks, score.rgb),
+            masks=masks,
+            rgb=score.rgb,
+            slots=found.posterior.mean.detach(),
+            extras={
+                "posterior_std": found.posterior.std.detach(),
+                "kl": found.kl,
+                "nll": found.nll,
+                "attention": found.attention[-1].unflatten(-1, image.shape[-2:]),
+            },
+        )
+
+    def forward(
+        self,
+        image: Float[Tensor, "N 3 H W"],
+        step: int | None,
+        *,
+        noise: Noise | None = None,
+        keep_pictures: bool = False,
+        decode_layers: bool = False,
+        images_per_mean: int | None = None,
+    ) -> Inference:
+        """Infer the slots of `image` in [0, 1].
+
+        `step` is the training step that GECO's warm start and the curriculum look at; None stands for a trained model.
+        The refinement network sees the gradient of the mean loss, so its input scales with 1 / (images in that mean):
+        `images_per_mean`, by default the whole (global) batch. 1 gives every image the result it has alone.
+        """
+        noise = noise or standard_normal(image.device)
+        images_per_mean = images_per_mean or len(image) * (self.noise.count if self.noise else 1)
+        num_refinements = self.num_refinements(step)
+        differentiable = self.training and torch.is_grad_enabled()
+        with torch.set_grad_enabled(differentiable):
+            features = self.encoder(2 * image - 1).float()
+            terms = self.decoder.shared_terms()
+            with self._full_precision(image):
+                layers, draws, attention = self.inference(features, self.num_slots, noise)
+        if not differentiable:
+            # Evaluation keeps no graph but that from lambda to its loss, which the refinement needs.
+            layers[-1].requires_grad_(num_refinements > 0)
+        with torch.set_grad_enabled(differentiable or num_refinements > 0):
+            posteriors = [DiagonalGaussian.from_parameters(layer) for layer in layers]
+            samples = [posterior.sample(draw) for posterior, draw in zip(posteriors, draws)]
+            with self._full_precision(image):
+                kl_layers, priors = hierarchical_kl(posteriors, self.prior, self.prior_name == "bottom_up", noise)
+            found = Inference(
+                image.new_zeros(()), kl_layers, posteriors, priors, attention, layers[-1:], samples[-1:], []
+            )
+            if decode_layers:
+                with torch.no_grad():
+                    found.layer_scores = [self._score(image, sample, *terms) for sample in samples[:-1]]
+            self._refine(found, image, step, num_refinements, terms, noise, keep_pictures, images_per_mean)
+        if not differentiable:
+            found.loss = found.loss.detach()
+        return found
+
+    def _refine(self, found, image, step, num_refinements, terms, noise, keep_pictures, images_per_mean) -> None:
+        """Score the HVAE's slots, then refine and score `num_refinements` times; adds to `found` (eq. 7 to 10)."""
+        state, loss = None, None
+        prior = found.priors[0] if self.prior_name == "reversed++" else DiagonalGaussian.standard_like(found.priors[0])
+        kl = torch.stack(found.kl_layers).sum(dim=(0, 2))
+        for i in range(num_refinements + 1):
+            if i > 0:
+                parameters = found.parameters[-1]
+                gradient = torch.autograd.grad(loss, parameters, retain_graph=self.training)[0]
+                with self._full_precision(image):
+                    update, state = self.refinement(gradient * (len(image) / images_per_mean), parameters, state)
+                if not self.training:
+                    update, state = update.detach(), state.detach()
+                    parameters = parameters.detach().requires_grad_()
+                parameters = parameters + update
+                posterior = DiagonalGaussian.from_parameters(parameters)
+                kl_slots = kl_divergence(posterior, prior)
+                kl = kl_slots.sum(dim=1)
+                found.parameters.append(parameters)
+                found.samples.append(posterior.sample(noise(f"refine_{i}", tuple(posterior.mean.shape))))
+                found.updates.append(update.detach())
+                found.kl_refined.append(kl_slots.detach())
+            needs_gradient = self.training or i < num_refinements
+            nll, score = self._score_batch(image, found.samples[-1], terms, needs_gradient, keep_pictures)
+            found.scores.append(score)
+            loss = self._objective(nll / len(image), kl.mean(), step)
+            found.loss = found.loss + (num_refinements + 3 - i) / (num_refinements + 1) * loss
+
+    def _score_batch(self, image, slots, terms, needs_gradient, keep_pictures) -> tuple[Tensor, Score]:
+        """The nll summed over images, differentiable if need be, and the scores without gradient."""
+        if not (needs_gradient and torch.is_grad_enabled()):
+            with torch.no_grad():
+                score = self._score(image, slots, *terms)
+            return score.nll.sum(), score
+        parameters = self.decoder.decode_parameters() if self.training else []
+        chunk = self.images_per_chunk or len(image)
+        total, nll, *pictures = ScoreWithGradient.apply(
+            self._score, image, chunk, keep_pictures, len(terms), slots, *terms, *parameters
+        )
+        return total, Score(nll, *(pictures or (None, None, None)))
+
+    def _score(self, image: Float[Tensor, "N 3 H W"], slots: Float[Tensor, "N K D"], *terms: Tensor) -> Score:
+        rgb, logits = self.decoder.decode(slots.flatten(0, 1), terms)
+        rgb, logits = (value.unflatten(0, slots.shape[:2]) for value in (rgb, logits))
+        log_masks = logits.log_softmax(dim=1)
+        return Score(self.likelihood(image, rgb, log_masks, self.log_std), rgb, log_masks, logits)
+
+    def _objective(self, nll: Float[Tensor, ""], kl: Float[Tensor, ""], step: int | None) -> Float[Tensor, ""]:
+        if self.geco and self.kl_weight and (step is None or step >= self.geco.warm_start):
+            return self.kl_weight * kl - self.geco.constraint(nll)
+        return nll + self.kl_weight * kl
+
+    def num_refinements(self, step: int | None) -> int:
+        """I at a training step: that of the last curriculum entry that has begun."""
+        if not self.training or step is None or not self.refinement_curriculum:
+            return self.refinement_iters
+        begun = [count for start, count in self.refinement_curriculum if step >= start]
+        return begun[-1] if begun else self.refinement_iters
+
+    @staticmethod
+    def _full_precision(image: Tensor) -> torch.autocast:
+        """Slots, posteriors and the refinement stay float32 under autocast; encoder and decoder may not."""
+        return torch.autocast(image.device.type, enabled=False)
