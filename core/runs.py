@@ -86,7 +86,7 @@ def _newest(folder: Path) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), "torch": torch.__version__}
+    return {"python": platform.python_version(), "torch": str(torch.__version__)}
 
 
 def _commit() -> str:

@@ -5,6 +5,7 @@ import os
 import re
 import warnings
 import zipfile
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ def save(path: Path, state: State) -> None:
 
     Serialised in memory, written to a sibling file, synced, renamed. On failure the sibling goes and `path` stays as it was.
     """
+    _assert_admissible(state, "state")
     buffer = io.BytesIO()
     torch.save(state, buffer)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -42,6 +44,20 @@ def save(path: Path, state: State) -> None:
         ) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _assert_admissible(value: Any, where: str) -> None:
+    """What `load` will not admit must not be written: subclasses of builtin types count as foreign."""
+    if isinstance(value, Mapping):
+        assert type(value) in (dict, OrderedDict), f"{where} is a {type(value).__name__}"
+        for key, entry in value.items():
+            _assert_admissible(entry, f"{where}[{key!r}]")
+    elif type(value) in (list, tuple):
+        for index, entry in enumerate(value):
+            _assert_admissible(entry, f"{where}[{index}]")
+    else:
+        allowed = (Tensor, nn.Parameter, str, int, float, bool, type(None), bytes)
+        assert type(value) in allowed, f"{where} is a {type(value).__name__}"
 
 
 def _sync_folder(folder: Path) -> None:

@@ -23,22 +23,13 @@ def make_accelerator(precision: str = "fp32", find_unused_parameters: bool = Fal
     return Accelerator(mixed_precision=PRECISIONS[precision], kwargs_handlers=[ddp])
 
 
-def is_launched() -> bool:
-    """Whether a launcher (torchrun, accelerate launch, srun with its variables) started this process."""
-    return "LOCAL_RANK" in os.environ
-
-
 def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def launch_processes(count: int, port: int | None = None) -> int:
-    """Start this very command again as `count` processes under torchrun and wait; returns its exit code.
-
-    On a single node without a `port` a free one is found.
-    """
-    rendezvous = ["--standalone"] if port is None else ["--rdzv_backend=c10d", f"--rdzv_endpoint=127.0.0.1:{port}"]
-    command = [sys.executable, "-m", "torch.distributed.run", *rendezvous, f"--nproc_per_node={count}", *sys.argv]
+def launch_processes(count: int, arguments: list[str]) -> int:
+    """Run the script and options in `arguments` as `count` processes of this machine under torchrun; its exit code."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}", *arguments]
     threads = max(1, (os.cpu_count() or 1) // count)
     environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
     return subprocess.run(command, env=environment, check=False).returncode

@@ -1,6 +1,7 @@
 """Learning-rate schedules as factors of the base rate."""
 
 from collections.abc import Callable
+from math import cos, pi
 
 Schedule = Callable[[int], float]
 """Step -> factor."""
@@ -10,8 +11,8 @@ def constant(step: int) -> float:
     return 1.0
 
 
-def warmup_then_halving(warmup: int, half_life: int) -> Schedule:
-    """Linear from 0 to 1 over `warmup` steps, then 0.5 ** (steps since / half_life).
+def warmup_then_decay(warmup: int, decay_steps: int, decay_rate: float = 0.5) -> Schedule:
+    """Linear from 0 to 1 over `warmup` steps, then decay_rate ** (steps since / decay_steps).
 
     The first step after the warm-up still has factor 1, as in the original of EfficientMORL, whose decay starts one
     call late.
@@ -22,15 +23,13 @@ def warmup_then_halving(warmup: int, half_life: int) -> Schedule:
             return step / warmup if warmup else 1.0
         if step == warmup + 1:
             return 1.0
-        return 0.5 ** ((step - warmup) / half_life)
+        return decay_rate ** ((step - warmup) / decay_steps)
 
     return factor
 
 
 def warmup_then_cosine(warmup: int, total: int, floor: float = 0.0) -> Schedule:
     """Linear from 0 to 1 over `warmup` steps, then half a cosine down to `floor` at step `total`."""
-    from math import cos, pi
-
     def factor(step: int) -> float:
         if step < warmup:
             return (step + 1) / warmup

@@ -1,7 +1,7 @@
 """One training loop for all papers: step-based, resumable at any moment, the same on any number of processes."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,8 +20,8 @@ from core.training.tracking import Tracker
 Terms = dict[str, Tensor]
 Controller = Callable[[int, Terms], None]
 """Called after every optimiser step with the step and its terms, averaged over processes."""
-Hook = Callable[[int], None]
-"""Called every so many steps, on the main process only."""
+Hook = Callable[[int, dict[str, Tensor]], None]
+"""Called every so many steps with the step and its batch, on the main process only."""
 
 STEPS_BETWEEN_AGREEMENTS = 16
 """How often several processes ask each other whether one of them was told to stop."""
@@ -66,7 +66,8 @@ class Trainer:
     hooks: Sequence[tuple[int, Hook]] = ()
     tracker: Tracker | None = None
     log_every: int = 100
-    log_prefix: str = "train/"
+    log_names: Mapping[str, str] = field(default_factory=dict)
+    """Names of terms in the log, where they are not `train/<term>`."""
     extra_scalars: Callable[[], dict[str, Any]] = dict
     extra_state: State = field(default_factory=dict)
     show_progress: bool = True
@@ -92,7 +93,7 @@ class Trainer:
                     self._log(step, terms, bar)
                 for every, hook in self.hooks:
                     if self._main and step % every == 0:
-                        hook(step)
+                        hook(step, batch)
                 bar.update()
                 stop = self._told_to_stop(signals, step)
                 if stop or step == self.last_step or (step > 0 and step % self.checkpoint_every == 0):
@@ -145,8 +146,8 @@ class Trainer:
         self._stop_if_bad()
         terms = self._average(terms)
         if self._main:
-            row = {f"{self.log_prefix}{name}": value for name, value in terms.items()} | self.extra_scalars()
-            row[f"{self.log_prefix}lr"] = self.optimizer.param_groups[0]["lr"]
+            row = {self.log_names.get(name, f"train/{name}"): value for name, value in terms.items()}
+            row |= {**self.extra_scalars(), "train/lr": self.optimizer.param_groups[0]["lr"]}
             if self.tracker:
                 self.tracker.scalars(step, row)
             if self.show_progress:

@@ -128,7 +128,7 @@ class EfficientMORL(nn.Module):
         found = self(image, step, noise=noise)
         terms = {"loss": found.loss, "nll": found.nll.mean(), "kl": found.kl.mean()}
         for i, update in enumerate(found.updates):
-            terms[f"norm_delta_lambda_{i}"] = update.detach().norm(dim=-1).mean()
+            terms[f"norm_delta_lamda_{i}"] = update.detach().norm(dim=-1).mean()
         return terms
 
     def decompose(self, batch: dict[str, Tensor], noise: Noise | None = None) -> Decomposition:

@@ -1,0 +1,99 @@
+"""ClevrTex on disk (Karazija et al. 2021): `clevrtex_<variant>/**/CLEVRTEX_<variant>_NNNNNN.png` with `_flat.png` labels."""
+
+import re
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from core.data.cache import cached_rows
+from core.data.errors import DataError
+
+VARIANTS = ("full", "pbg", "vbg", "grassbg", "camo", "outd")
+SPLITS = {"test": (0.0, 0.1), "val": (0.1, 0.2), "train": (0.2, 1.0)}
+CROP = 0.8
+
+
+class ClevrTex:
+    """One split of a ClevrTex variant, cut to the central 0.8 of the shorter side and resized to `side` pixels.
+
+    `read(indices)` gives `image` (n, 3, S, S) uint8 (bilinear) and, if asked for, `mask` (n, S, S) uint8 entity indices
+    with 0 = background (nearest). Decoded once into the cache. Splits are fractions of the numbering (test first, then
+    val, then train); `outd` is one whole. Raises DataError.
+    """
+
+    def __init__(self, root: str | Path, variant: str, split: str, masks: bool = False, side: int = 128):
+        if variant not in VARIANTS:
+            raise ValueError(f"ClevrTex variant {variant!r} is not one of {', '.join(VARIANTS)}")
+        if split not in SPLITS:
+            raise ValueError(f"ClevrTex split {split!r} is not one of {', '.join(SPLITS)}")
+        root = Path(root)
+        self.path = root if root.name == f"clevrtex_{variant}" else root / f"clevrtex_{variant}"
+        self.masks = masks
+        self.image_size = (side, side)
+        files = self._numbered(variant)
+        begin, end = (0.0, 1.0) if variant == "outd" else SPLITS[split]
+        self._files = files[int(begin * len(files)) : int(end * len(files))]
+        self._recipe = f"{variant}-{split}-{side}"
+
+    def _numbered(self, variant: str) -> list[Path]:
+        """All pictures in the order of their numbers, which must run from 0 without gaps."""
+        pattern = re.compile(rf"CLEVRTEX_{variant}_(\d{{6}})\.png")
+        found = {}
+        for path in self.path.rglob(f"CLEVRTEX_{variant}_*.png"):
+            if match := pattern.fullmatch(path.name):
+                number = int(match.group(1))
+                if number in found:
+                    raise DataError(f"{path}: picture {number} is there twice, also as {found[number]}. Remove one of them")
+                found[number] = path
+        if not found:
+            raise DataError(
+                f"{self.path}: no CLEVRTEX_{variant}_NNNNNN.png below it. Set texdataset.path to the folder that holds "
+                f"clevrtex_{variant}/"
+            )
+        missing = sorted(set(range(max(found) + 1)) - set(found))
+        if missing:
+            raise DataError(
+                f"{self.path}: picture {missing[0]} is missing ({len(missing)} in all of {max(found) + 1}). "
+                "The download is incomplete: unpack it again"
+            )
+        return [found[number] for number in range(len(found))]
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def read(self, indices: np.ndarray) -> dict[str, Tensor]:
+        """The samples of `indices`, in that order."""
+        batch = {"image": torch.from_numpy(np.asarray(self._pictures[indices])).permute(0, 3, 1, 2)}
+        if self.masks:
+            batch["mask"] = torch.from_numpy(np.asarray(self._labels[indices]))
+        return batch
+
+    @cached_property
+    def _pictures(self) -> np.ndarray:
+        def decode(start: int, stop: int) -> np.ndarray:
+            return np.stack([self._open(path, "RGB", Image.Resampling.BILINEAR) for path in self._files[start:stop]])
+
+        return cached_rows(self.path, f"{self._recipe}-imgs", (len(self), *self.image_size, 3), decode)
+
+    @cached_property
+    def _labels(self) -> np.ndarray:
+        def decode(start: int, stop: int) -> np.ndarray:
+            flat = [path.with_name(f"{path.stem}_flat.png") for path in self._files[start:stop]]
+            return np.stack([self._open(path, None, Image.Resampling.NEAREST) for path in flat])
+
+        return cached_rows(self.path, f"{self._recipe}-labels", (len(self), *self.image_size), decode)
+
+    def _open(self, path: Path, mode: str | None, resample: Image.Resampling) -> np.ndarray:
+        try:
+            with Image.open(path) as file:
+                picture = file.convert(mode) if mode else file.copy()
+        except (OSError, SyntaxError) as error:
+            raise DataError(f"{path}: cannot be read as a picture ({error}). Unpack the data set again") from error
+        width, height = picture.size
+        side = int(CROP * min(width, height))
+        left, top = (width - side) // 2, (height - side) // 2
+        return np.asarray(picture.crop((left, top, left + side, top + side)).resize(self.image_size, resample))
