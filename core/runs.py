@@ -63,7 +63,9 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[nn
     path = Path(path)
     state = load(path) if path.is_file() else _newest(path)
     if "run" not in state:
-        raise CheckpointError(f"{path}: holds no run record, so its model is unknown. Open it with its paper's own script")
+        raise CheckpointError(
+            f"{path}: holds no run record, so its model is unknown. Open it with its paper's own script"
+        )
     record = RunRecord.from_dict(state["run"])
     model = record.build()
     load_weights(model, state["model"], path)
@@ -95,7 +97,9 @@ def _commit() -> str:
 
     def git(*arguments: str) -> str:
         try:
-            done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=False, timeout=10)
+            done = subprocess.run(
+                ["git", *arguments], cwd=here, capture_output=True, text=True, check=False, timeout=10
+            )
         except (OSError, subprocess.TimeoutExpired):
             return ""
         return done.stdout.strip() if done.returncode == 0 else ""

@@ -221,7 +221,9 @@ def open_data(config: Mapping[str, Any], section: str) -> MultiObjectH5 | ClevrT
     own, dataset = config[section], config["dataset"]
     if config["texdataset"]["path"]:
         split = "train" if section == "training" else "test"
-        source = ClevrTex(config["texdataset"]["path"], own.get("clevrtex_variant", "full"), split, masks=dataset["masks"])
+        source = ClevrTex(
+            config["texdataset"]["path"], own.get("clevrtex_variant", "full"), split, masks=dataset["masks"]
+        )
     else:
         if not dataset["h5_path"]:
             raise UserError(

@@ -47,7 +47,9 @@ class ClevrTex:
             if match := pattern.fullmatch(path.name):
                 number = int(match.group(1))
                 if number in found:
-                    raise DataError(f"{path}: picture {number} is there twice, also as {found[number]}. Remove one of them")
+                    raise DataError(
+                        f"{path}: picture {number} is there twice, also as {found[number]}. Remove one of them"
+                    )
                 found[number] = path
         if not found:
             raise DataError(

@@ -1,7 +1,7 @@
 """Batches whose content is a pure function of (seed, epoch, batch index), on any number of workers and processes."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ Augment = Callable[[Batch, np.random.Generator], Batch]
 """Changes one sample (tensors without a batch axis) by draws from its generator."""
 
 
+@runtime_checkable
 class BatchSource(Protocol):
     """A data set: reads many samples at once, pictures as uint8."""
 

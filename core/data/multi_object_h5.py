@@ -44,7 +44,9 @@ class MultiObjectH5:
         self.factors = factors
         with self._open() as file:
             group = self._group(file)
-            self._length = self._check(group, "imgs", lambda shape: len(shape) == 4 and shape[3] in (1, 3), "[n, H, W, 3]")
+            self._length = self._check(
+                group, "imgs", lambda shape: len(shape) == 4 and shape[3] in (1, 3), "[n, H, W, 3]"
+            )
             if masks:
                 self._check(group, "masks", lambda shape: len(shape) == 5 and shape[4] == 1, "[n, E, H, W, 1]")
             if factors:

@@ -30,6 +30,7 @@ def warmup_then_decay(warmup: int, decay_steps: int, decay_rate: float = 0.5) ->
 
 def warmup_then_cosine(warmup: int, total: int, floor: float = 0.0) -> Schedule:
     """Linear from 0 to 1 over `warmup` steps, then half a cosine down to `floor` at step `total`."""
+
     def factor(step: int) -> float:
         if step < warmup:
             return (step + 1) / warmup

@@ -107,7 +107,7 @@ def _start_wandb(settings: Mapping[str, Any]) -> Any:
     try:
         import wandb
     except ImportError as error:
-        raise RuntimeError("Weights & Biases was asked for but is not installed: pip install 'objectcentric[wandb]'") from (
-            error
-        )
+        raise RuntimeError(
+            "Weights & Biases was asked for but is not installed: pip install 'objectcentric[wandb]'"
+        ) from (error)
     return wandb.init(resume="allow", **settings)

@@ -13,7 +13,7 @@ def model_arguments(
     net: dict[str, Any],
     geco: dict[str, float] | None = None,
     kl_weight: float = 1.0,
-    refinement_curriculum: list[list[int]] | None = None,
+    refinement_curriculum: list[tuple[int, int]] | None = None,
 ) -> dict[str, Any]:
     """Plain constructor arguments of model `name` ('EfficientMORL' or 'SlotAttention') from a `Net` section.
 

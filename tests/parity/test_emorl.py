@@ -82,7 +82,9 @@ def check_gradients(model: nn.Module, case: Case, atol: float) -> None:
     without = set(case.info.get("params_without_grad", []))
     for key, norm in case.tensors("grad/").items():
         if key not in without:
-            torch.testing.assert_close(ours[key].norm(), norm.float(), rtol=1e-3, atol=atol, msg=lambda m, k=key: f"{k}: {m}")
+            torch.testing.assert_close(
+                ours[key].norm(), norm.float(), rtol=1e-3, atol=atol, msg=lambda m, k=key: f"{k}: {m}"
+            )
 
 
 def check_model(case: Case, tmp_path: Path) -> None:
