@@ -17,7 +17,7 @@ from core.training.checkpoint import CheckpointError, CheckpointFolder, load, lo
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What `run.json` says: how to build the model, on which data and from which seed it was trained, and by what.
+    """What `run.json` says: how to build the model, and on which data, from which seed and by what it was trained.
 
     `builder` is "package.module:function"; called with `arguments` (plain builtin values) it returns the untrained model.
     """
@@ -56,7 +56,7 @@ class RunRecord:
 
 
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[nn.Module, RunRecord]:
-    """Rebuild a trained model in evaluation mode from a checkpoint file, or from a run folder with its newest checkpoint.
+    """Rebuild a trained model, in evaluation mode, from a checkpoint file or a run folder's newest checkpoint.
 
     A run folder is one that holds `run.json` (or one `*.run.json`), itself or in `weights/`. Raises CheckpointError.
     """

@@ -33,7 +33,7 @@ experiment.logger.setLevel(logging.ERROR)  # nothing observes an evaluation: its
 
 
 @experiment.main
-def evaluate(test: dict, Net: dict, dataset: dict, texdataset: dict, _config: dict) -> str:  # noqa: N803
+def evaluate(test: dict, Net: dict, dataset: dict, texdataset: dict, _config: dict) -> str:
     """Evaluate as configured; the folder of the results."""
     check(_config, "test")
     try:

@@ -116,6 +116,15 @@ def defaults(section: str) -> dict[str, Any]:
     return {"seed": 1, "Net": NET, "dataset": DATASET, "texdataset": TEXDATASET, section: own}
 
 
+def complete(path: Path, section: str) -> dict[str, Any]:
+    """The configuration of a JSON file over the defaults, checked."""
+    config = {key: dict(value) if isinstance(value, dict) else value for key, value in defaults(section).items()}
+    for key, value in _read_json(path).items():
+        config[key] = {**config[key], **value} if isinstance(value, dict) and key in config else value
+    check(config, section)
+    return config
+
+
 def check_command_line(words: list[str], section: str) -> None:
     """Check the files and keys behind `with` before sacred reads them. Raises UserError with the nearest name."""
     known = defaults(section)
@@ -227,7 +236,8 @@ def open_data(config: Mapping[str, Any], section: str) -> MultiObjectH5 | ClevrT
     else:
         if not dataset["h5_path"]:
             raise UserError(
-                "no data: set dataset.data_path=FOLDER and dataset.h5_path=FILE.h5, or texdataset.path=FOLDER for ClevrTex"
+                "no data: set dataset.data_path=FOLDER and dataset.h5_path=FILE.h5, "
+                "or texdataset.path=FOLDER for ClevrTex"
             )
         source = MultiObjectH5(
             Path(dataset["data_path"]) / dataset["h5_path"],

@@ -11,7 +11,7 @@ the run. Exit codes: 0 done, 1 error, 75 stopped by SIGTERM or SIGUSR1 after sav
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -45,10 +45,25 @@ LOG_NAMES = {
 }
 # A run may continue under another value of these; anything else would make it another run.
 FREE_TO_CHANGE = {
-    "training": ("DDP_port", "num_workers", "iters", "tensorboard_freq", "checkpoint_freq", "load_from_checkpoint")
-    + ("checkpoint", "out_dir", "tqdm", "keep_checkpoints", "precision", "compile", "resident", "images_per_chunk")
-    + ("wandb_project", "batch_size"),
-    "dataset": ("data_path", "masks", "factors"),
+    "training": [
+        "DDP_port",
+        "num_workers",
+        "iters",
+        "tensorboard_freq",
+        "checkpoint_freq",
+        "load_from_checkpoint",
+        "checkpoint",
+        "out_dir",
+        "tqdm",
+        "keep_checkpoints",
+        "precision",
+        "compile",
+        "resident",
+        "images_per_chunk",
+        "wandb_project",
+        "batch_size",
+    ],
+    "dataset": ["data_path", "masks", "factors"],
 }
 
 SETTINGS.CAPTURE_MODE = "sys"
@@ -58,7 +73,7 @@ experiment.captured_out_filter = apply_backspaces_and_linefeeds
 
 
 @experiment.main
-def train(training: dict, Net: dict, dataset: dict, texdataset: dict, _config: dict, _run: Run) -> str:  # noqa: N803
+def train(training: dict, Net: dict, dataset: dict, texdataset: dict, _config: dict, _run: Run) -> str:
     """Train as configured; "finished" or "stopped"."""
     check(_config, "training")
     try:
@@ -155,7 +170,7 @@ def run(config: dict[str, Any], sacred_run: Run | None = None) -> str:
         _resume(trainer, *found)
         if accelerator.is_main_process:
             print(f"continuing {found[0]} after step {found[1]['step']}")
-    _speed_up(model, training, accelerator)
+    _apply_speed_settings(model, training)
     finished = trainer.run()
     if tracker:
         tracker.close()
@@ -183,8 +198,8 @@ def _warn(config: dict[str, Any], model: nn.Module, accelerator: Accelerator) ->
         print("note: training.use_geco has no effect on SlotAttention")
     if _has_geco(model) and training["geco_reconstruction_target"] < net["log_scale"]:
         print(
-            f"note: the GECO target {training['geco_reconstruction_target']} per value lies below the lowest reachable "
-            f"nll {net['log_scale']:.4f} (Net.log_scale), so the weight of the nll grows for ever, as in the published run"
+            f"note: the GECO target {training['geco_reconstruction_target']} per value lies below the lowest reachable nll "
+            f"{net['log_scale']:.4f} (Net.log_scale): the weight of the nll grows for ever, as in the published run"
         )
 
 
@@ -249,11 +264,10 @@ def _extra_scalars(model: nn.Module) -> dict[str, Any]:
     return scalars
 
 
-def _speed_up(model: nn.Module, training: dict[str, Any], accelerator: Accelerator) -> None:
+def _apply_speed_settings(model: nn.Module, training: dict[str, Any]) -> None:
     """Settings that change the speed and no number beyond rounding."""
     if isinstance(model, EfficientMORL):
-        on_cpu = accelerator.device.type == "cpu"
-        model.images_per_chunk = training["images_per_chunk"] or (1 if on_cpu else None)
+        model.images_per_chunk = training["images_per_chunk"] or None
     if training["compile"]:
         model.encoder.compile()
         model.decoder.layers.compile()

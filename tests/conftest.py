@@ -71,7 +71,7 @@ def sprites(tmp_path_factory: pytest.TempPathFactory, run: Runner) -> Path:
 
 @pytest.fixture(scope="session")
 def clevr6(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with CLEVR6-format files of 320x240 pictures that hold sprites, three times enlarged, in the cut square."""
+    """Folder with CLEVR6-format files of 320x240 pictures; the cut square holds sprites, enlarged three times."""
     folder = tmp_path_factory.mktemp("clevr6")
     files = {"clevr6_with_masks_train.h5": ("train", 16), "clevr6_with_masks_and_factors_test.h5": ("test", 8)}
     for name, (split, count) in files.items():

@@ -24,8 +24,8 @@ def cached_rows(
 ) -> np.ndarray:
     """A read-only memory map of uint8 `shape` whose rows [a, b) are `decode(a, b)`.
 
-    Decoded on the first call into the cache folder, under a key of the source's path, size and time and of `recipe`; one
-    process decodes while others wait. The file appears only when it is complete.
+    Decoded on the first call into the cache folder, under a key of the source's path, size and time and of `recipe`;
+    one process decodes while others wait. The file appears only when it is complete.
     """
     status = source.stat()
     identity = f"{source.resolve()}|{status.st_size}|{status.st_mtime_ns}|{recipe}|{shape}"

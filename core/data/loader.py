@@ -42,9 +42,9 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 class TrainingLoader:
     """Endless shuffled batches for one process of a training run.
 
-    Step s of the run takes global batch s: its samples are slice s mod (batches per epoch) of the order of epoch
-    s div (batches per epoch), of which this process takes its `batch_size`. Incomplete batches at the end of an epoch are
-    left out. Every augmentation draws from a generator keyed by (seed, epoch, sample). Nothing needs to be stored to resume.
+    Step s of the run takes global batch s: slice s mod (batches per epoch) of the order of epoch s div (batches per
+    epoch), of which this process takes its `batch_size`. Incomplete batches at the end of an epoch are left out. Every
+    augmentation draws from a generator keyed by (seed, epoch, sample). Nothing needs to be stored to resume.
 
     `resident` keeps the whole data set on `device` as uint8: same batches, no reading.
     """
@@ -64,8 +64,8 @@ class TrainingLoader:
     ):
         if len(source) < batch_size * num_processes:
             raise DataError(
-                f"{getattr(source, 'path', type(source).__name__)}: {len(source)} samples are fewer than one global batch "
-                f"of {batch_size} x {num_processes}. Lower the batch size or use more data"
+                f"{getattr(source, 'path', type(source).__name__)}: {len(source)} samples are fewer than one global "
+                f"batch of {batch_size} x {num_processes}. Lower the batch size or use more data"
             )
         if resident and augment:
             raise ValueError("resident data cannot be augmented sample by sample: set resident=False")

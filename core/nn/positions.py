@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def position_grid(height: int, width: int) -> Float[Tensor, "H W 4"]:
-    """Distances of every pixel from the four borders, linear in [0, 1] with both ends included (Locatello et al. 2020, C.1).
+    """Distances of every pixel from the four borders, linear from 0 to 1, ends included (Locatello et al. 2020, C.1).
 
     Channels: from the bottom, from the top (both along rows), from the left, from the right (both along columns).
     """

@@ -11,7 +11,7 @@ def compete(
     values: Float[Tensor, "B N D_v"],
     epsilon: float = 1e-8,
 ) -> tuple[Float[Tensor, "B K D_v"], Float[Tensor, "B K N"]]:
-    """Slots compete for inputs: softmax over slots, then a weighted mean over inputs (Locatello et al. 2020, algorithm 1).
+    """Slots compete for inputs: softmax over slots, weighted mean over inputs (Locatello et al. 2020, algorithm 1).
 
     `queries` come scaled. Returns the updates and the attention after the softmax, which sums to 1 + K epsilon over K.
     The softmax and the mean are float32 under autocast: 1e-8 is zero in half precision.

@@ -1,4 +1,4 @@
-"""Checkpoints that are either complete or absent, hold only tensors and builtin types, and are never lost to a bad write."""
+"""Checkpoints that are complete or absent, hold only tensors and builtin types, and are never lost to a bad write."""
 
 import io
 import os
@@ -24,7 +24,7 @@ class CheckpointError(Exception):
 def save(path: Path, state: State) -> None:
     """Write `state` to `path` so that a reader, at any moment and after any crash, finds the old file or the new one.
 
-    Serialised in memory, written to a sibling file, synced, renamed. On failure the sibling goes and `path` stays as it was.
+    Serialised in memory, written to a sibling file, synced, renamed. On failure the sibling goes and `path` stays.
     """
     _assert_admissible(state, "state")
     buffer = io.BytesIO()
@@ -69,7 +69,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def load(path: Path) -> State:
-    """Read a checkpoint to the CPU: every byte is checked first, and nothing but tensors and builtin types is admitted."""
+    """Read a checkpoint to the CPU. Every byte is checked first; only tensors and builtin types are admitted."""
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint.{_what_is_beside(path)}")
@@ -102,7 +102,7 @@ def _step_of(path: Path) -> int:
 
 @dataclass(frozen=True)
 class CheckpointFolder:
-    """The checkpoints of one run: files `<prefix><step><suffix>` in `folder`, of which the newest `keep` stay (None: all)."""
+    """The checkpoints of one run: `<prefix><step><suffix>` in `folder`, of which the newest `keep` stay (None: all)."""
 
     folder: Path
     prefix: str

@@ -11,7 +11,7 @@ PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
 def make_accelerator(precision: str = "fp32", find_unused_parameters: bool = False) -> Accelerator:
-    """Placement, DDP and mixed precision for this process: GPUs with nccl where there are any, else the CPU with gloo."""
+    """Placement, DDP and mixed precision of this process: GPUs with nccl where there are any, else CPU with gloo."""
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
     if precision == "fp16" and not torch.cuda.is_available():

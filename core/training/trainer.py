@@ -154,7 +154,7 @@ class Trainer:
                 bar.set_postfix(loss=f"{terms['loss'].item():.4g}")
 
     def _note_if_bad(self, step: int, terms: Terms) -> None:
-        """Remember the first step without a finite loss and gradient, on the device; on the CPU stop before the update."""
+        """Note the first step without a finite loss and gradient, on the device; on the CPU stop before the update."""
         good = torch.isfinite(terms["loss"])
         if self.grad_norm is not None and self.accelerator.scaler is None:
             good = good & torch.isfinite(self.grad_norm)

@@ -19,8 +19,8 @@ from core.nn.noise import Noise, derive_seed
 from core.viz.panels import panel, save_png
 
 PROTOCOL = (
-    "FG-ARI over pixels of true objects, 0 for an image without any; masks resized (bicubic) to the size of the truth before "
-    "the arg-max; MSE in [0, 1] over pixels and channels; KL in nats per image, of the last refinement step"
+    "FG-ARI over pixels of true objects, 0 for an image without any; masks resized (bicubic) to the size of the truth "
+    "before the arg-max; MSE in [0, 1] over pixels and channels; KL in nats per image, of the last refinement step"
 )
 
 
@@ -78,8 +78,11 @@ def evaluate(
     describe: dict[str, Any],
     show: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Score the first `num_images` images and write, into `folder`: ARI.txt, MSE.txt and KL.txt (one line `mean,std`, as
-    the original), ARI_MSE_KL.json with everything, and panel.png with the first images. Returns the JSON's content."""
+    """Score the first `num_images` images and return what ARI_MSE_KL.json holds.
+
+    Writes into `folder`: ARI.txt, MSE.txt and KL.txt (one line `mean,std`, as the original), ARI_MSE_KL.json with
+    everything, and panel.png with the first images.
+    """
     model.eval()
     size = min(num_images, len(source))
     rows: dict[str, list[Tensor]] = {}

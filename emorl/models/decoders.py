@@ -26,7 +26,7 @@ class Decoding(NamedTuple):
 
 
 def build_decoder(name: DecoderName, slot_size: int, image_size: tuple[int, int]) -> "BroadcastDecoder":
-    """`small` (35x35 Tetrominoes), `iodine` (Greff et al. 2019, with ELU) or `big` (transposed convolutions, 96x96 only)."""
+    """`small` (for 35x35), `iodine` (Greff et al. 2019, with ELU) or `big` (transposed convolutions, 96x96 only)."""
     height, width = image_size
     if name == "small":
         layers = _stack([nn.Conv2d(slot_size if i == 0 else 32, 32, 5, padding=1) for i in range(3)], nn.ReLU)
@@ -48,7 +48,7 @@ def build_decoder(name: DecoderName, slot_size: int, image_size: tuple[int, int]
 
 
 def _stack(layers: list[nn.Module], activation: type[nn.Module]) -> list[nn.Module]:
-    return [module for layer in layers for module in (layer, activation())]
+    return [module for layer in layers for module in (layer, activation(inplace=True))]
 
 
 class BroadcastDecoder(nn.Module):

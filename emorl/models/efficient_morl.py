@@ -1,6 +1,7 @@
 """EfficientMORL (Emami, He, Ranka, Rangarajan 2021): efficient iterative amortised inference of slots.
 
-Shapes: N images, K slots, D slot size, L layers, I refinement steps. lambda = (mean | unconstrained scale), [N, K, 2 D].
+Shapes: N images, K slots, D slot size, L layers, I refinement steps;
+lambda = (mean | unconstrained scale) [N, K, 2 D].
 Differs from the original code, with equal numbers: no second-order graph, one decoder backward per step whose
 activations are freed at once (`ScoreWithGradient`), the factorised first decoder layer, batched DualGRU products.
 """
@@ -59,11 +60,11 @@ class Inference:
 
 
 class EfficientMORL(nn.Module):
-    """Two-stage inference of slots (Emami et al. 2021): an L-layer hierarchical VAE, then I refinements of its posterior.
+    """Two-stage inference of slots (Emami et al. 2021): an L-layer hierarchical VAE, then I refinements of its top.
 
-    `log_std` is the natural log of the image's standard deviation. `refinement_curriculum` holds (from step, I) pairs for
-    training; evaluation makes `refinement_iters` steps. With `geco` the nll enters the loss through GECO's constraint
-    from its warm start on, in evaluation always: the refinement depends on the weight of the nll.
+    `log_std` is the natural log of the image's standard deviation. `refinement_curriculum` holds (from step, I) pairs
+    for training; evaluation makes `refinement_iters` steps. With `geco` (GECO's arguments) the nll enters the loss
+    through its constraint from the warm start on, in evaluation always: the refinement depends on the nll's weight.
     """
 
     def __init__(
@@ -101,7 +102,8 @@ class EfficientMORL(nn.Module):
         self.noise: ShardedNoise | None = None
         """Set by a training run, so that the draws are a function of (seed, step); else the global generator draws."""
         self.images_per_chunk: int | None = None
-        """Images that the decoder scores at a time; None for all. Bounds the memory, changes no number."""
+        """Images that the decoder scores at a time. Bounds the memory, changes no number beyond rounding. None chooses:
+        one on the CPU, whose caches it suits, all on a GPU."""
         self._init_weights()
 
     def _init_weights(self) -> None:
@@ -232,7 +234,7 @@ class EfficientMORL(nn.Module):
                 score = self._score(image, slots, *terms)
             return score.nll.sum(), score
         parameters = self.decoder.decode_parameters() if self.training else []
-        chunk = self.images_per_chunk or len(image)
+        chunk = self.images_per_chunk or (1 if image.device.type == "cpu" else len(image))
         total, nll, *pictures = ScoreWithGradient.apply(
             self._score, image, chunk, keep_pictures, len(terms), slots, *terms, *parameters
         )

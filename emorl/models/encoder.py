@@ -17,7 +17,7 @@ class PixelEncoder(nn.Module):
         super().__init__()
         convolutions = []
         for channels in (3, width, width, width):
-            convolutions += [nn.Conv2d(channels, width, 5, padding=2), nn.ReLU()]
+            convolutions += [nn.Conv2d(channels, width, 5, padding=2), nn.ReLU(inplace=True)]
         self.convolutions = nn.Sequential(*convolutions)
         self.position = nn.Linear(4, width)
         self.mlp = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))

@@ -1,5 +1,6 @@
 """The first stage of EfficientMORL: a hierarchical VAE whose bottom-up layers are slot attention on mean and scale."""
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -40,7 +41,7 @@ class BottomUpInference(nn.Module):
     def forward(
         self, features: Float[Tensor, "N P C"], num_slots: int, noise: Noise
     ) -> tuple[list[Float[Tensor, "N K D2"]], list[Float[Tensor, "N K D"]], list[Float[Tensor, "N K P"]]]:
-        """Parameters lambda = (mean | scale), the draw that samples them, and the attention of every layer, bottom first."""
+        """lambda = (mean | scale), the draw that samples it, and the attention of every layer, bottom first."""
         keys, values = self.to_key(features), self.to_value(features)
         shape = (len(features), num_slots, self.slot_size)
         mean, scale = (half.expand(shape) for half in self.initial.chunk(2))
@@ -95,7 +96,7 @@ def hierarchical_kl(
     if not bottom_up:
         order.reverse()
     priors: dict[int, DiagonalGaussian] = {order[0]: DiagonalGaussian.standard_like(posteriors[order[0]])}
-    for given, layer in zip(order, order[1:]):
+    for given, layer in pairwise(order):
         source = posteriors[given]
         priors[layer] = prior(source.sample(noise(f"prior_{layer}", tuple(source.mean.shape))))
     chain = [priors[layer] for layer in range(len(posteriors))]

@@ -29,7 +29,7 @@ def mixture_nll(
     log_masks: Float[Tensor, "N K H W"],
     log_std: float,
 ) -> Float[Tensor, "N"]:
-    """Nats per image of a mixture over slots at every pixel and channel (Emami et al. 2021, eq. 3), less 0.5 ln 2 pi."""
+    """Nats per image of a mixture over slots per pixel and channel (Emami et al. 2021, eq. 3), less 0.5 ln 2 pi."""
     squares = (image[:, None] - rgb).square() / (2 * math.exp(2 * log_std))
     return log_std * image[0].numel() - torch.logsumexp(log_masks[:, :, None] - squares, dim=1).flatten(1).sum(dim=1)
 
@@ -49,9 +49,9 @@ ScoreFunction = Callable[..., Score]
 class ScoreWithGradient(torch.autograd.Function):
     """Evaluate `score(images, slots, *terms)` and its gradient in one go, and keep only the gradient.
 
-    EfficientMORL needs d nll / d slots of every refinement step at once, and the same gradient (scaled) again when the
-    total loss is back-propagated. Taking it here frees the decoder's activations before the next step starts, and spares
-    one decoder backward per step. Images are scored `chunk` at a time, which bounds the memory and changes no number.
+    EfficientMORL needs d nll / d slots of every refinement step at once, and the same gradient (scaled) again when
+    the total loss is back-propagated. Taking it here frees the decoder's activations before the next step starts, and
+    spares one decoder backward per step. Images are scored `chunk` at a time, which bounds the memory.
 
     `score` reads `parameters` itself; they are arguments so that autograd (and DDP) see the dependence.
     Returns the sum of the nll over images (differentiable), then the fields of Score without gradient.

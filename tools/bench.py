@@ -1,0 +1,210 @@
+"""What one training step of a model costs at its published size, beside what its original costs.
+
+    python tools/bench.py emorl-tetrominoes --threads 1
+    python tools/bench.py all --threads 1
+
+A step is forward, backward, clipping and optimiser on random pictures. Costs are in a unit that makes machines
+comparable: the time of one forward and backward pass of a 5x5 convolution, 64 -> 64 channels, of a (16, 64, 64, 64)
+float32 batch on the same device with the same number of threads. On one CPU thread both are CPU time, which other work
+on the machine disturbs least; otherwise wall time.
+"""
+
+import argparse
+import difflib
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A model at its published size. Original: units per step and peak resident MiB of its process, at `batch`."""
+
+    build: Callable[[], tuple[Any, dict[str, tuple[int, ...]]]]
+    """Gives the model and the shape of one sample of every input."""
+    batch: int
+    original_units: float
+    original_mb: int
+    clip_norm: float | None = None
+
+
+def emorl(configuration: str) -> Callable[[], tuple[Any, dict[str, tuple[int, ...]]]]:
+    def build() -> tuple[Any, dict[str, tuple[int, ...]]]:
+        from emorl.models import build_model
+        from emorl.settings import arguments_of_model, complete
+
+        config = complete(ROOT / "emorl" / "configs" / "train" / f"{configuration}.json", "training")
+        return build_model(**arguments_of_model(config, "training")), {"image": tuple(config["Net"]["input_size"])}
+
+    return build
+
+
+BENCHMARKS = {
+    "emorl-tetrominoes": Benchmark(emorl("tetrominoes/EMORL"), 2, 0.99, 462, clip_norm=5.0),
+    "emorl-multi_dsprites": Benchmark(emorl("multi_dsprites/EMORL"), 2, 8.5, 1168, clip_norm=5.0),
+    "emorl-clevr6-96": Benchmark(emorl("clevr6-96x96/EMORL"), 2, 33.4, 1907, clip_norm=5.0),
+    "slotattention-tetrominoes": Benchmark(emorl("tetrominoes/SlotAttention"), 2, 0.31, 420),
+    "slotattention-multi_dsprites": Benchmark(emorl("multi_dsprites/SlotAttention"), 2, 1.46, 539),
+    "slotattention-clevr6-96": Benchmark(emorl("clevr6-96x96/SlotAttention"), 2, 4.5, 774),
+}
+
+
+def clock(device: str, threads: int) -> Callable[[], float]:
+    """Milliseconds; CPU time for one CPU thread, else wall time after the device is idle."""
+    import torch
+
+    if device == "cpu" and threads == 1:
+        return lambda: 1000 * time.process_time()
+
+    def wall() -> float:
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return 1000 * time.perf_counter()
+
+    return wall
+
+
+def unit_ms(device: str, now: Callable[[], float]) -> float:
+    """Median of 9 passes of the unit convolution, after two warm-up passes."""
+    import torch
+
+    convolution = torch.nn.Conv2d(64, 64, 5, padding=2).to(device)
+    batch = torch.randn(16, 64, 64, 64, device=device, requires_grad=True)
+    times = []
+    for _ in range(11):
+        begin = now()
+        convolution(batch).sum().backward()
+        times.append(now() - begin)
+    return statistics.median(times[2:])
+
+
+def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Median step time, throughput and peak memory of one model, in this process."""
+    import torch
+
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    benchmark, device = BENCHMARKS[name], arguments.device
+    model, shapes = benchmark.build()
+    model = model.to(device).train()
+    if arguments.compile:
+        for part in model.children():
+            part.compile()
+    batch_size = arguments.batch or benchmark.batch
+    torch.manual_seed(0)
+    batch = {key: torch.rand(batch_size, *shape, device=device) for key, shape in shapes.items()}
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
+    autocast = torch.autocast(device, torch.bfloat16) if arguments.precision == "bf16" else nullcontext()
+    now, times = clock(device, torch.get_num_threads()), []
+    for step in range(arguments.warmup + arguments.steps):
+        begin = now()
+        optimizer.zero_grad(set_to_none=True)
+        with autocast:
+            loss = model.loss(batch, step)["loss"]
+        loss.backward()
+        if benchmark.clip_norm:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), benchmark.clip_norm)
+        optimizer.step()
+        times.append(now() - begin)
+    # The unit allocates more than a small model: memory is read before it.
+    peak = torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else _peak_resident_kb() / 2**10
+    step_ms, unit = statistics.median(times[arguments.warmup :]), unit_ms(device, now)
+    return {
+        "name": name,
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "precision": arguments.precision,
+        "compile": arguments.compile,
+        "batch": batch_size,
+        "ms_per_step": round(step_ms, 2),
+        "samples_per_second": round(1000 * batch_size / step_ms, 2),
+        "peak_mb": round(peak),
+        "unit_ms": round(unit, 2),
+        "units_per_step": round(step_ms / unit, 3),
+        "original_units": benchmark.original_units,
+        "original_mb": benchmark.original_mb,
+        "torch": str(torch.__version__),
+    }
+
+
+def _peak_resident_kb() -> int:
+    """Of this program alone; Linux carries the parent's peak over in `ru_maxrss`."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+HEADER = (
+    f"{'model':<30} {'batch':>5} {'ms/step':>9} {'images/s':>9} {'MB':>6} {'units':>7} | "
+    f"{'original: units':>15} {'MB':>5} {'ratio':>6}"
+)
+
+
+def row(result: dict[str, Any]) -> str:
+    """One line of the table; the ratio compares units and stands only where the batch is that of the original's."""
+    same = result["batch"] == BENCHMARKS[result["name"]].batch
+    ratio = f"{result['units_per_step'] / result['original_units']:.2f}" if same else "-"
+    return (
+        f"{result['name']:<30} {result['batch']:>5} {result['ms_per_step']:>9.1f} {result['samples_per_second']:>9.1f} "
+        f"{result['peak_mb']:>6} {result['units_per_step']:>7.2f} | "
+        f"{result['original_units']:>15.2f} {result['original_mb']:>5} {ratio:>6}"
+    )
+
+
+def parse(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", metavar="MODEL", help=f"all, or of {', '.join(BENCHMARKS)}")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (1); 0 for all")
+    parser.add_argument("--batch", type=int, default=0, help="samples per step (as the original was measured)")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the parts of the model")
+    parser.add_argument("--steps", type=int, default=5, help="timed steps, of which the median counts")
+    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="also append one line per model to this file")
+    parser.add_argument("--one-line", action="store_true", help=argparse.SUPPRESS)  # a measuring child process
+    arguments = parser.parse_args(words)
+    if arguments.models == ["all"]:
+        arguments.models = list(BENCHMARKS)
+    for name in arguments.models:
+        if name not in BENCHMARKS:
+            near = difflib.get_close_matches(name, BENCHMARKS, n=1, cutoff=0.3)
+            parser.error(f"no model {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    return arguments
+
+
+def main(words: list[str]) -> int:
+    arguments = parse(words)
+    if arguments.one_line:
+        print(json.dumps(measure(arguments.models[0], arguments)))
+        return 0
+    print(HEADER)
+    options = [word for word in words if word not in (*BENCHMARKS, "all")]
+    for name in arguments.models:
+        # A process each, so that the peak of memory is the model's own.
+        command = [sys.executable, __file__, name, *options, "--one-line"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            return done.returncode
+        result = json.loads(done.stdout)
+        print(row(result), flush=True)
+        if arguments.json:
+            with arguments.json.open("a") as file:
+                file.write(json.dumps(result) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
