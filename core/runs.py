@@ -19,7 +19,7 @@ from core.training.checkpoint import CheckpointError, CheckpointFolder, load, lo
 class RunRecord:
     """What `run.json` says: how to build the model, and on which data, from which seed and by what it was trained.
 
-    `builder` is "package.module:function"; called with `arguments` (plain builtin values) it returns the untrained model.
+    `builder` is "package.module:function"; called with `arguments` (builtin values) it returns the untrained model.
     """
 
     paper: str

@@ -198,8 +198,8 @@ def _warn(config: dict[str, Any], model: nn.Module, accelerator: Accelerator) ->
         print("note: training.use_geco has no effect on SlotAttention")
     if _has_geco(model) and training["geco_reconstruction_target"] < net["log_scale"]:
         print(
-            f"note: the GECO target {training['geco_reconstruction_target']} per value lies below the lowest reachable nll "
-            f"{net['log_scale']:.4f} (Net.log_scale): the weight of the nll grows for ever, as in the published run"
+            f"note: the GECO target {training['geco_reconstruction_target']} per value lies below the lowest "
+            f"reachable nll {net['log_scale']:.4f} (Net.log_scale): the nll's weight grows for ever, as in the original"
         )
 
 

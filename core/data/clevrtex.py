@@ -1,4 +1,4 @@
-"""ClevrTex on disk (Karazija et al. 2021): `clevrtex_<variant>/**/CLEVRTEX_<variant>_NNNNNN.png`, `_flat.png` labels."""
+"""ClevrTex on disk (Karazija et al. 2021): `CLEVRTEX_<variant>_NNNNNN.png` and `_flat.png` labels, in any folders below."""
 
 import re
 from functools import cached_property

@@ -147,7 +147,7 @@ class MultiObjectH5:
             return h5py.File(self.path, "r")
         except OSError as error:
             raise DataError(
-                f"{self.path}: not a readable .h5 file ({error}). It is damaged or cut short: fetch or generate it again"
+                f"{self.path}: not a readable .h5 file ({error}). It is damaged: fetch or generate it again"
             ) from error
 
     def _group(self, file: h5py.File) -> h5py.Group:

@@ -85,7 +85,7 @@ def load(path: Path) -> State:
     except Exception as error:  # torch and zipfile raise many kinds on a damaged file
         reason = str(error).split("\n")[0]
         raise CheckpointError(
-            f"{path}: not a readable checkpoint ({type(error).__name__}: {reason}). It is damaged or truncated, or holds "
+            f"{path}: not a readable checkpoint ({type(error).__name__}: {reason}). It is damaged, or holds "
             f"more than tensors and builtin types.{_what_is_beside(path)}"
         ) from error
 
