@@ -98,6 +98,7 @@ CHOICES = {
     "test.model": tuple(MODELS),
     "training.precision": ("fp32", "bf16", "fp16"),
 }
+AT_LEAST_ONE = ("batch_size", "tensorboard_freq", "checkpoint_freq", "num_images_to_process")
 
 
 class UserError(SacredError):
@@ -107,7 +108,7 @@ class UserError(SacredError):
         super().__init__(message, print_traceback=False, filter_traceback="never")
 
 
-USER_ERRORS = (CheckpointError, DataError, NonFiniteLoss, ValueError)
+USER_ERRORS = (CheckpointError, DataError, NonFiniteLoss, OSError, ValueError)
 
 
 def defaults(section: str) -> dict[str, Any]:
@@ -135,17 +136,23 @@ def check_command_line(words: list[str], section: str) -> None:
         if is_override:
             _check_path(key, known)
         else:
-            _check_keys(_read_json(Path(word)), known, f"{word}: ")
+            try:
+                _check_keys(_read_json(Path(word)), known, "")
+            except UserError as error:
+                raise UserError(f"{word}: {error}") from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
+    if not path.is_file():
         beside = ", ".join(sorted(str(other) for other in path.parent.glob("*.json"))) or "no .json file"
-        raise UserError(f"{path}: no such configuration; beside it there is {beside}") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from error
+        raise UserError(f"no such configuration, and it is no KEY=VALUE; beside it there is {beside}")
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:  # undecodable text is one, too
+        raise UserError(f"not valid JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise UserError(f'holds a {type(content).__name__}, expected sections of keys as {{"Net": {{"K": 4}}}}')
+    return content
 
 
 def _check_path(key: str, known: Mapping[str, Any]) -> None:
@@ -172,6 +179,9 @@ def check(config: Mapping[str, Any], section: str) -> None:
         group, name = key.split(".")
         if group in config and config[group][name] not in allowed:
             raise UserError(f"{key}={config[group][name]!r} is not one of {', '.join(map(repr, allowed))}")
+    for name in AT_LEAST_ONE:
+        if config[section].get(name, 1) < 1:
+            raise UserError(f"{section}.{name}={config[section][name]!r} must be at least 1")
 
 
 def _check_keys(config: Mapping[str, Any], known: Mapping[str, Any], prefix: str) -> None:

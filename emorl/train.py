@@ -270,7 +270,7 @@ def _apply_speed_settings(model: nn.Module, training: dict[str, Any]) -> None:
         model.images_per_chunk = training["images_per_chunk"] or None
     if training["compile"]:
         model.encoder.compile()
-        model.decoder.layers.compile()
+        model.decoder.compile()
 
 
 def _to_sacred(sacred_run: Run | None) -> Callable[[int, dict[str, float]], None] | None:
@@ -287,12 +287,13 @@ def _to_sacred(sacred_run: Run | None) -> Callable[[int, dict[str, float]], None
 def main(arguments: list[str]) -> int:
     if "--processes" in arguments:
         position = arguments.index("--processes")
-        try:
-            count = int(arguments[position + 1])
-        except (IndexError, ValueError):
-            print("--processes needs a number, as in `train.py --processes 2 with ...`", file=sys.stderr)
+        count = "".join(arguments[position + 1 : position + 2])
+        arguments = arguments[:position] + arguments[position + 2 :]
+        if not count.isdecimal() or int(count) < 1:
+            print("error: --processes needs a number, as in `train.py --processes 2 with ...`", file=sys.stderr)
             return 1
-        return launch_processes(count, arguments[:position] + arguments[position + 2 :])
+        if int(count) > 1:
+            return launch_processes(int(count), arguments)
     observatory = os.environ.get("SACRED_OBSERVATORY", "")
     if observatory and is_main_process():
         experiment.observers.append(FileStorageObserver(observatory))

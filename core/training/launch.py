@@ -1,11 +1,18 @@
 """One process or many: what `accelerate launch`, `torchrun` and a plain `python` have in common."""
 
+import ctypes
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
+from types import FrameType
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+
+from core.training.signals import STOPPED_EXIT_CODE, StopSignals
 
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
@@ -16,11 +23,20 @@ def make_accelerator(precision: str = "fp32", find_unused_parameters: bool = Fal
         raise ValueError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
     if precision == "fp16" and not torch.cuda.is_available():
         raise ValueError("precision 'fp16' needs a GPU: use 'bf16' or 'fp32' on the CPU")
+    # `accelerate launch --cpu --num_processes N` announces a meeting point, but starts one process.
+    alone = "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ
+    if os.environ.get("ACCELERATE_USE_CPU") == "True" and alone:
+        raise ValueError(
+            "`accelerate launch --cpu` starts one process, whatever --num_processes says. Use `accelerate launch "
+            "--multi_gpu --num_processes N` (also without GPUs), `torchrun --nproc_per_node=N`, or --processes N"
+        )
     # Buffers are functions of the parameters or are updated alike everywhere; sending them each step is waste.
     ddp = DistributedDataParallelKwargs(
         find_unused_parameters=find_unused_parameters, broadcast_buffers=False, gradient_as_bucket_view=True
     )
-    return Accelerator(mixed_precision=PRECISIONS[precision], kwargs_handlers=[ddp])
+    # Without this, accelerate takes several processes without GPUs for strangers that each train on their own.
+    together_on_cpu = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
+    return Accelerator(cpu=together_on_cpu, mixed_precision=PRECISIONS[precision], kwargs_handlers=[ddp])
 
 
 def is_main_process() -> bool:
@@ -28,8 +44,50 @@ def is_main_process() -> bool:
 
 
 def launch_processes(count: int, arguments: list[str]) -> int:
-    """Run the script and options in `arguments` as `count` processes of this machine under torchrun; its exit code."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}", *arguments]
-    threads = max(1, (os.cpu_count() or 1) // count)
-    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
-    return subprocess.run(command, env=environment, check=False).returncode
+    """Run the script and options in `arguments` as `count` processes of this machine; their exit code.
+
+    They meet at MASTER_PORT, or at a free port. Stop signals reach all of them. When one fails the others are killed.
+    """
+    shared = {
+        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count)),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        **os.environ,
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+    }
+    processes: list[subprocess.Popen] = []
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        for process in processes:
+            process.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in StopSignals.SIGNALS}
+    try:
+        for rank in range(count):
+            own = shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            processes.append(subprocess.Popen([sys.executable, *arguments], env=own, preexec_fn=_die_with_parent))
+        while True:
+            codes = [process.poll() for process in processes]
+            failed = [code for code in codes if code not in (None, 0, STOPPED_EXIT_CODE)]
+            if failed or None not in codes:
+                return failed[0] if failed else max(codes)
+            time.sleep(0.05)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _free_port() -> int:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return unused.getsockname()[1]
+
+
+def _die_with_parent() -> None:
+    """Have Linux kill this process if the one that started it is killed, so that a restart never runs beside it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)

@@ -1,6 +1,7 @@
 """One training loop for all papers: step-based, resumable at any moment, the same on any number of processes."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -80,10 +81,13 @@ class Trainer:
         self._main = self.accelerator.is_main_process
         self._first_bad = torch.full((), -1, device=self.accelerator.device)
         self.grad_norm: Tensor | None = None
+        self._seconds_before = 0.0
+        self._began = time.perf_counter()
 
     def run(self) -> bool:
         """Train. True when `last_step` is done, False when a signal stopped the run; both leave a checkpoint."""
         self.model.train()
+        self._began = time.perf_counter()
         steps = range(self.first_step, self.last_step + 1)
         bar = tqdm(total=self.last_step + 1, initial=self.first_step, disable=not (self._main and self.show_progress))
         with StopSignals() as signals, bar:
@@ -203,6 +207,7 @@ class Trainer:
         scaler = self.accelerator.scaler
         state = {
             "step": step,
+            "seconds": self._seconds_before + time.perf_counter() - self._began,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": scaler.state_dict() if scaler else None,
@@ -220,6 +225,7 @@ class Trainer:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         if generators := state.get("generators"):
             _restore_generators(generators, self.accelerator)
+        self._seconds_before = state.get("seconds", 0.0)
         self.first_step = state["step"] + 1
 
 

@@ -66,7 +66,7 @@ class BroadcastDecoder(nn.Module):
             self.first_size = tuple(size)
 
     def shared_terms(self) -> tuple[Tensor, ...]:
-        """The part of a decoding that no slot changes; compute it once per step and pass it to `decode`.
+        """The part of a decoding that no slot changes; compute it once per step and pass it to every decoding.
 
         Convolutional decoders: kernel sums [D, regions * C] and the first layer's answer to the positions [H' W', C].
         Transposed ones: the position map [D, H', W'].
@@ -83,13 +83,14 @@ class BroadcastDecoder(nn.Module):
         sums = sums.view(channels, depth, -1).permute(1, 2, 0).flatten(1)
         return sums, first(position[None])[0].flatten(1).t()
 
-    def decode_parameters(self) -> list[nn.Parameter]:
-        """The parameters that `decode` reads itself, besides what `shared_terms` made of the others."""
+    def own_parameters(self) -> list[nn.Parameter]:
+        """The parameters that a decoding reads itself, besides what `shared_terms` made of the others."""
         begin = 1 if isinstance(self.layers[0], nn.Conv2d) else 0
         return list(self.layers[begin:].parameters())
 
-    def decode(self, slots: Float[Tensor, "S D"], terms: tuple[Tensor, ...]) -> Decoding:
+    def forward(self, slots: Float[Tensor, "S D"], terms: tuple[Tensor, ...] | None = None) -> Decoding:
         """RGB in [0, 1] and mask logits of every slot; `terms` come from `shared_terms`."""
+        terms = terms or self.shared_terms()
         if isinstance(self.layers[0], nn.Conv2d):
             sums, shared = terms
             per_slot = (slots @ sums).view(len(slots), -1, shared.shape[1])
@@ -104,9 +105,6 @@ class BroadcastDecoder(nn.Module):
             pictures = self.layers(slots[:, :, None, None] + terms[0])
         pictures = pictures.float()
         return Decoding(pictures[:, :3].sigmoid(), pictures[:, 3])
-
-    def forward(self, slots: Float[Tensor, "S D"]) -> Decoding:
-        return self.decode(slots, self.shared_terms())
 
 
 def _border_regions(size: list[int], padding: int) -> Float[Tensor, "P R"]:

@@ -233,7 +233,7 @@ class EfficientMORL(nn.Module):
             with torch.no_grad():
                 score = self._score(image, slots, *terms)
             return score.nll.sum(), score
-        parameters = self.decoder.decode_parameters() if self.training else []
+        parameters = self.decoder.own_parameters() if self.training else []
         chunk = self.images_per_chunk or (1 if image.device.type == "cpu" else len(image))
         total, nll, *pictures = ScoreWithGradient.apply(
             self._score, image, chunk, keep_pictures, len(terms), slots, *terms, *parameters
@@ -241,7 +241,7 @@ class EfficientMORL(nn.Module):
         return total, Score(nll, *(pictures or (None, None, None)))
 
     def _score(self, image: Float[Tensor, "N 3 H W"], slots: Float[Tensor, "N K D"], *terms: Tensor) -> Score:
-        rgb, logits = self.decoder.decode(slots.flatten(0, 1), terms)
+        rgb, logits = self.decoder(slots.flatten(0, 1), terms)
         rgb, logits = (value.unflatten(0, slots.shape[:2]) for value in (rgb, logits))
         log_masks = logits.log_softmax(dim=1)
         return Score(self.likelihood(image, rgb, log_masks, self.log_std), rgb, log_masks, logits)

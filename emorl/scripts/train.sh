@@ -7,7 +7,7 @@ set -euo pipefail
 gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l || true)
 NUM_GPUS=${NUM_GPUS:-$(( gpus > 0 ? gpus : 1 ))}   # processes; on the CPU they talk through gloo
 SEED=${SEED:-1201}
-DDP_PORT=${DDP_PORT:-29530}
+DDP_PORT=${DDP_PORT:-0}                            # where several processes meet; 0: any free port
 ENV=${ENV:-clevr6-96x96}                           # clevr6-96x96, multi_dsprites, tetrominoes, clevr6-128x128, clevrtex
 MODEL=${MODEL:-EMORL}                              # EMORL or SlotAttention
 DATA_PATH=${DATA_PATH:-data/$ENV}                  # folder of the .h5 files; for clevrtex the one with clevrtex_full/
@@ -27,12 +27,12 @@ mkdir -p "$OUT_DIR"/{weights,runs,tb}
 export SACRED_OBSERVATORY=${SACRED_OBSERVATORY-$OUT_DIR/runs}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( ($(nproc) + NUM_GPUS - 1) / NUM_GPUS ))}
 
+[[ $DDP_PORT != 0 ]] && export MASTER_PORT=$DDP_PORT
+
 data=("dataset.data_path=$DATA_PATH")
 [[ $ENV == clevrtex ]] && data=("texdataset.path=$DATA_PATH")
 
-exec "$PYTHON" -m torch.distributed.run --nproc_per_node="$NUM_GPUS" \
-    --rdzv_backend=c10d --rdzv_endpoint="127.0.0.1:$DDP_PORT" \
-    "$repository/emorl/train.py" with "$configuration" \
+exec "$PYTHON" "$repository/emorl/train.py" --processes "$NUM_GPUS" with "$configuration" \
     "${data[@]}" \
     seed="$SEED" \
     training.batch_size="$BATCH_SIZE" \
