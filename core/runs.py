@@ -61,13 +61,21 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[nn
     A run folder is one that holds `run.json` (or one `*.run.json`), itself or in `weights/`. Raises CheckpointError.
     """
     path = Path(path)
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file or folder")
     state = load(path) if path.is_file() else _newest(path)
     if "run" not in state:
         raise CheckpointError(
             f"{path}: holds no run record, so its model is unknown. Open it with its paper's own script"
         )
-    record = RunRecord.from_dict(state["run"])
-    model = record.build()
+    record = _record(state["run"], path)
+    try:
+        model = record.build()
+    except (ImportError, AttributeError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: its model cannot be built by {record.builder} ({error}). Use the code that it was trained with"
+            + (f", commit {record.commit}" if record.commit else "")
+        ) from error
     load_weights(model, state["model"], path)
     return model.to(device).eval(), record
 
@@ -77,14 +85,22 @@ def _newest(folder: Path) -> dict[str, Any]:
     if len(records) != 1:
         found = ", ".join(str(record.relative_to(folder)) for record in records) or "none"
         raise CheckpointError(f"{folder}: expected one run.json, found {found}. Give a checkpoint file instead")
-    record = RunRecord.from_dict(json.loads(records[0].read_text()))
-    files = CheckpointFolder(
-        records[0].parent / record.checkpoints["folder"], record.checkpoints["prefix"], record.checkpoints["suffix"]
-    )
+    where = _record(records[0].read_text(), records[0]).checkpoints
+    if missing := {"folder", "prefix", "suffix"} - where.keys():
+        raise CheckpointError(f"{records[0]}: `checkpoints` lacks {', '.join(missing)}. Give a checkpoint file instead")
+    files = CheckpointFolder(records[0].parent / where["folder"], where["prefix"], where["suffix"])
     newest = files.newest()
     if newest is None:
-        raise CheckpointError(f"{folder}: no readable checkpoint {files.path(0).name.replace('0', '<step>')} yet")
+        raise CheckpointError(f"{files.folder}: no readable checkpoint {files.prefix}<step>{files.suffix} yet")
     return newest[1]
+
+
+def _record(values: str | Mapping[str, Any], source: Path) -> RunRecord:
+    """The record in `values`, or in their JSON."""
+    try:
+        return RunRecord.from_dict(json.loads(values) if isinstance(values, str) else values)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{source}: not a run record ({error}). Give a checkpoint file instead") from error
 
 
 def _versions() -> dict[str, str]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from sacred import SETTINGS, Experiment
-from torch import nn
+from torch import Tensor, nn
 
 from core.training.checkpoint import CheckpointError, load, load_weights
 from emorl.evals import ari_mse_kl
@@ -38,6 +38,8 @@ def evaluate(test: dict, Net: dict, dataset: dict, texdataset: dict, _config: di
     check(_config, "test")
     try:
         return str(run(_config))
+    except OSError as error:
+        raise UserError(f"{error.filename or test['out_dir'] or '.'}: {error.strerror or error}") from error
     except USER_ERRORS as error:
         raise UserError(str(error)) from error
 
@@ -77,13 +79,18 @@ def load_for_evaluation(config: dict[str, Any], path: Path) -> nn.Module:
     state = load(path)
     model = build_model(**arguments_of_model(config, "test"))
     weights = state.get("model", state)
-    if is_original(state):
-        weights = from_original(weights)
-    has_geco = any(key.startswith("geco.") for key in model.state_dict())
-    if not has_geco:
-        weights = {key: value for key, value in weights.items() if not key.startswith("geco.")}
-    elif "geco.beta" not in weights:
-        raise CheckpointError(f"{path}: was trained without GECO. Set test.use_geco=False")
+    if not (isinstance(weights, dict) and weights and all(isinstance(value, Tensor) for value in weights.values())):
+        raise CheckpointError(f"{path}: holds no weights of a model")
+    wanted = model.state_dict()
+    if is_original(state):  # which stores GECO's state in every case
+        weights = {key: value for key, value in from_original(weights).items() if key in wanted or "geco." not in key}
+    differing = wanted.keys() ^ weights.keys()
+    if differing and all(key.startswith("geco.") for key in differing):
+        with_geco = "geco.beta" in weights
+        raise CheckpointError(
+            f"{path}: was trained {'with' if with_geco else 'without'} GECO, whose weight the refinement depends on. "
+            f"Set test.use_geco={with_geco}"
+        )
     load_weights(model, weights, path)
     return model
 

@@ -66,7 +66,7 @@ def is_original(checkpoint: Mapping[str, object]) -> bool:
 
 def from_original(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our state dict from an original one, with or without `module.`, in the current layout, the older one (with
-    `object_discovery_block`), or that of Slot Attention. Raises KeyError on a name that belongs to none of them."""
+    `object_discovery_block`), or that of Slot Attention. Raises ValueError on a name that belongs to none of them."""
     state = _current_layout(state)
     table = _table(state)
     result = {}
@@ -144,7 +144,7 @@ def _current_layout(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _rename(key: str, table: list[tuple[str, str]], source: int) -> str:
     matches = [pair for pair in table if key.startswith(pair[source])]
     if not matches:
-        raise KeyError(f"{key!r} is no parameter of EfficientMORL or its Slot Attention")
+        raise ValueError(f"{key!r} is no parameter of EfficientMORL or its Slot Attention")
     pair = max(matches, key=lambda pair: len(pair[source]))
     name = pair[1 - source] + key[len(pair[source]) :]
     parameter = name.rsplit(".", 1)[-1]

@@ -16,6 +16,7 @@ from core.data.clevrtex import ClevrTex
 from core.data.errors import DataError
 from core.data.multi_object_h5 import MultiObjectH5
 from core.training.checkpoint import CheckpointError
+from core.training.launch import PRECISIONS
 from core.training.trainer import NonFiniteLoss
 from emorl.models import MODELS, model_arguments
 
@@ -65,7 +66,7 @@ TRAINING = {
     "tqdm": False,
     # Beyond the original:
     "keep_checkpoints": 0,  # how many of the newest stay; 0 for all
-    "precision": "fp32",  # or bf16, fp16
+    "precision": "fp32",  # or fp32-fast, bf16, fp16
     "compile": False,  # encoder and decoder through torch.compile
     "resident": False,  # the whole data set on the device
     "images_per_chunk": 0,  # decoded at a time; 0 chooses
@@ -96,7 +97,7 @@ CHOICES = {
     "Net.image_likelihood": ("Gaussian", "GMM"),
     "training.model": tuple(MODELS),
     "test.model": tuple(MODELS),
-    "training.precision": ("fp32", "bf16", "fp16"),
+    "training.precision": tuple(PRECISIONS),
 }
 AT_LEAST_ONE = ("batch_size", "tensorboard_freq", "checkpoint_freq", "num_images_to_process")
 
@@ -108,7 +109,7 @@ class UserError(SacredError):
         super().__init__(message, print_traceback=False, filter_traceback="never")
 
 
-USER_ERRORS = (CheckpointError, DataError, NonFiniteLoss, OSError, ValueError)
+USER_ERRORS = (CheckpointError, DataError, NonFiniteLoss, ValueError)
 
 
 def defaults(section: str) -> dict[str, Any]:

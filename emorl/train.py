@@ -9,6 +9,7 @@ emorl/train.py with ...`, or `python emorl/train.py --processes N with ...`. The
 the run. Exit codes: 0 done, 1 error, 75 stopped by SIGTERM or SIGUSR1 after saving.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -42,6 +43,7 @@ CLIP_NORM = 5.0
 LOG_NAMES = {
     "EfficientMORL": {"loss": "train/total_loss", "nll": "train/NLL", "kl": "train/KL"},
     "SlotAttention": {"loss": "train/MSE"},
+    "LocalSlotAttention": {"loss": "train/MSE"},
 }
 # A run may continue under another value of these; anything else would make it another run.
 FREE_TO_CHANGE = {
@@ -78,8 +80,14 @@ def train(training: dict, Net: dict, dataset: dict, texdataset: dict, _config: d
     check(_config, "training")
     try:
         return run(_config, _run)
+    except OSError as error:
+        raise UserError(f"{error.filename or training['out_dir'] or '.'}: {error.strerror or error}") from error
     except USER_ERRORS as error:
         raise UserError(str(error)) from error
+    except RuntimeError as error:
+        if "closed by peer" not in str(error):  # as gloo puts it
+            raise
+        raise UserError("another process of this run has failed; its message says why") from error
 
 
 def run(config: dict[str, Any], sacred_run: Run | None = None) -> str:
@@ -195,7 +203,7 @@ def _warn(config: dict[str, Any], model: nn.Module, accelerator: Accelerator) ->
     if not accelerator.is_main_process:
         return
     if training["use_geco"] and not isinstance(model, EfficientMORL):
-        print("note: training.use_geco has no effect on SlotAttention")
+        print(f"note: training.use_geco has no effect on {training['model']}")
     if _has_geco(model) and training["geco_reconstruction_target"] < net["log_scale"]:
         print(
             f"note: the GECO target {training['geco_reconstruction_target']} per value lies below the lowest "
@@ -209,8 +217,17 @@ def _checkpoint_to_resume(training: dict[str, Any], checkpoints: CheckpointFolde
         if not training["checkpoint"]:
             raise ValueError("training.load_from_checkpoint=True needs training.checkpoint=FILE (in <out_dir>/weights)")
         path = checkpoints.folder / training["checkpoint"]
-        return path, load(path)
-    return checkpoints.newest()
+        state = load(path)
+        if not ({"step", "model", "optimizer"} <= state.keys() or {"step", "model", "model_opt"} <= state.keys()):
+            raise CheckpointError(f"{path}: holds no state of a training (step, model, optimizer)")
+        return path, state
+    found = checkpoints.newest()
+    if found is None and checkpoints.steps():
+        raise CheckpointError(
+            f"{checkpoints.folder}: none of the checkpoints {checkpoints.prefix}* can be read. Move them away to start "
+            "afresh"
+        )
+    return found
 
 
 def _identity(config: dict[str, Any], global_batch: int) -> dict[str, Any]:
@@ -269,8 +286,8 @@ def _apply_speed_settings(model: nn.Module, training: dict[str, Any]) -> None:
     if isinstance(model, EfficientMORL):
         model.images_per_chunk = training["images_per_chunk"] or None
     if training["compile"]:
-        model.encoder.compile()
-        model.decoder.compile()
+        for part in model.children():
+            part.compile()
 
 
 def _to_sacred(sacred_run: Run | None) -> Callable[[int, dict[str, float]], None] | None:
@@ -294,6 +311,9 @@ def main(arguments: list[str]) -> int:
             return 1
         if int(count) > 1:
             return launch_processes(int(count), arguments)
+    if not is_main_process():
+        experiment.logger = logging.getLogger("emorl.train")
+        experiment.logger.setLevel(logging.ERROR)  # what the main process says is enough
     observatory = os.environ.get("SACRED_OBSERVATORY", "")
     if observatory and is_main_process():
         experiment.observers.append(FileStorageObserver(observatory))

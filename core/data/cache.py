@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -53,7 +54,11 @@ def _decode_all(source: Path, target: Path, shape: tuple[int, ...], decode: Call
             np.lib.format.write_array_header_2_0(file, header)
             with tqdm(total=shape[0], desc=f"decoding {source.name} once", unit="img", leave=False) as bar:
                 for start in range(0, shape[0], ROWS_AT_A_TIME):
-                    rows = decode(start, min(start + ROWS_AT_A_TIME, shape[0]))
+                    stop = min(start + ROWS_AT_A_TIME, shape[0])
+                    rows = decode(start, stop)
+                    expected = (stop - start, *shape[1:])
+                    if rows.size != math.prod(expected):
+                        raise DataError(f"{source}: [{start}:{stop}] decodes to {rows.shape}, expected {expected}")
                     file.write(np.ascontiguousarray(rows, dtype=np.uint8).tobytes())
                     bar.update(len(rows))
             file.flush()

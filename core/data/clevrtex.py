@@ -1,5 +1,6 @@
-"""ClevrTex on disk (Karazija et al. 2021): `CLEVRTEX_<variant>_NNNNNN.png` and `_flat.png` labels, in any folders below."""
+"""ClevrTex on disk (Karazija et al. 2021): `CLEVRTEX_<variant>_NNNNNN.png` and `_flat.png` labels, in any folders."""
 
+import hashlib
 import re
 from functools import cached_property
 from pathlib import Path
@@ -76,26 +77,35 @@ class ClevrTex:
 
     @cached_property
     def _pictures(self) -> np.ndarray:
-        def decode(start: int, stop: int) -> np.ndarray:
-            return np.stack([self._open(path, "RGB", Image.Resampling.BILINEAR) for path in self._files[start:stop]])
-
-        return cached_rows(self.path, f"{self._recipe}-imgs", (len(self), *self.image_size, 3), decode)
+        return self._decoded("imgs", self._files, (3,))
 
     @cached_property
     def _labels(self) -> np.ndarray:
+        return self._decoded("labels", [path.with_name(f"{path.stem}_flat.png") for path in self._files], ())
+
+    def _decoded(self, what: str, files: list[Path], channels: tuple[int, ...]) -> np.ndarray:
         def decode(start: int, stop: int) -> np.ndarray:
-            flat = [path.with_name(f"{path.stem}_flat.png") for path in self._files[start:stop]]
-            return np.stack([self._open(path, None, Image.Resampling.NEAREST) for path in flat])
+            return np.stack([self._open(path, what == "labels") for path in files[start:stop]])
 
-        return cached_rows(self.path, f"{self._recipe}-labels", (len(self), *self.image_size), decode)
+        stamps = hashlib.sha256()
+        for path in files:
+            status = path.stat() if path.exists() else None
+            stamps.update(f"{status and (status.st_size, status.st_mtime_ns)}".encode())
+        recipe = f"{self._recipe}-{what}-{stamps.hexdigest()[:16]}"
+        return cached_rows(self.path, recipe, (len(self), *self.image_size, *channels), decode)
 
-    def _open(self, path: Path, mode: str | None, resample: Image.Resampling) -> np.ndarray:
+    def _open(self, path: Path, is_label_map: bool) -> np.ndarray:
         try:
             with Image.open(path) as file:
-                picture = file.convert(mode) if mode else file.copy()
-        except (OSError, SyntaxError) as error:
+                file.verify()  # decoding alone lets some damage pass
+            with Image.open(path) as file:
+                picture = file.copy() if is_label_map else file.convert("RGB")
+        except (OSError, SyntaxError, ValueError) as error:
             raise DataError(f"{path}: cannot be read as a picture ({error}). Unpack the data set again") from error
+        if is_label_map and picture.mode not in ("L", "P"):
+            raise DataError(f"{path}: a label map has one byte per pixel, this picture is {picture.mode}")
         width, height = picture.size
         side = int(CROP * min(width, height))
         left, top = (width - side) // 2, (height - side) // 2
+        resample = Image.Resampling.NEAREST if is_label_map else Image.Resampling.BILINEAR
         return np.asarray(picture.crop((left, top, left + side, top + side)).resize(self.image_size, resample))

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from core.data.errors import DataError
 from core.nn.noise import derive_seed
+from core.training.signals import leave_stop_signals_to_parent
 
 Batch = dict[str, Tensor]
 Augment = Callable[[Batch, np.random.Generator], Batch]
@@ -104,26 +105,35 @@ class TrainingLoader:
             collate_fn=_as_is,
             pin_memory=self.device.type == "cuda",
             prefetch_factor=4 if self.num_workers else None,
+            worker_init_fn=leave_stop_signals_to_parent,
+            generator=torch.Generator(),  # else starting it would draw from the global one
         )
         for batch in loader:
+            if isinstance(batch, DataError):
+                raise batch
             yield to_device(batch, self.device)
 
 
 class _Reader:
-    """What DataLoader's workers hold: a whole batch is one read."""
+    """What DataLoader's workers hold: a whole batch is one read.
+
+    An error is handed over as a value: one that a worker raises reaches the user as the text of the worker's traceback.
+    """
 
     def __init__(self, source: BatchSource, seed: int, augment: Augment | None):
         self.source = source
         self.seed = seed
         self.augment = augment
 
-    def __getitems__(self, key: tuple[int, np.ndarray]) -> Batch:
+    def __getitems__(self, key: tuple[int, np.ndarray]) -> Batch | DataError:
         epoch, indices = key
         try:
             batch = self.source.read(indices)
+        except DataError as error:
+            return error
         except (OSError, ValueError, IndexError) as error:
             where = getattr(self.source, "path", type(self.source).__name__)
-            raise DataError(f"{where}: samples {indices.tolist()} cannot be read ({error})") from error
+            return DataError(f"{where}: samples {indices.tolist()} cannot be read ({error})")
         if self.augment is None:
             return batch
         samples = []
@@ -132,11 +142,11 @@ class _Reader:
             samples.append(self.augment({key: value[row] for key, value in batch.items()}, generator))
         return {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
 
-    def __getitem__(self, key: Any) -> Batch:
+    def __getitem__(self, key: Any) -> Batch | DataError:
         return self.__getitems__(key)
 
 
-def _as_is(batch: Batch) -> Batch:
+def _as_is(batch: Batch | DataError) -> Batch | DataError:
     return batch
 
 

@@ -4,6 +4,8 @@ One file per split, one group named after the split (`train`, `test`), in it `im
 optionally `masks` [n, E, H, W, 1] of 0 or 255 (entity 0 is the background) and `factors` [n, E, F].
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -42,8 +44,7 @@ class MultiObjectH5:
         self.style = style
         self.masks = masks
         self.factors = factors
-        with self._open() as file:
-            group = self._group(file)
+        with self._group() as group:
             self._length = self._check(
                 group, "imgs", lambda shape: len(shape) == 4 and shape[3] in (1, 3), "[n, H, W, 3]"
             )
@@ -67,7 +68,7 @@ class MultiObjectH5:
     def read(self, indices: np.ndarray) -> dict[str, Tensor]:
         """The samples of `indices`, in that order."""
         pictures = torch.from_numpy(self._take(self._pictures, indices)).permute(0, 3, 1, 2)
-        batch = {"image": pictures.expand(-1, 3, -1, -1)}
+        batch = {"image": pictures.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)}
         if self.masks:
             batch["mask"] = torch.from_numpy(self._take(self._labels, indices))
         if self.factors:
@@ -85,14 +86,14 @@ class MultiObjectH5:
             return mapped
 
         def decode(start: int, stop: int) -> np.ndarray:
-            pictures = self._rows("imgs", start, stop)
+            pictures = self._bytes("imgs", start, stop)
             if not self.style:
                 return pictures
             cut = (Image.fromarray(picture.squeeze()).crop(CLEVR_BOX) for picture in pictures)
             return np.stack([np.asarray(picture.resize(self.image_size, Image.Resampling.BICUBIC)) for picture in cut])
 
-        with self._open() as file:
-            shape = self._group(file)["imgs"].shape
+        with self._group() as group:
+            shape = group["imgs"].shape
         recipe = f"{self.split}-imgs{'-' + self.style if self.style else ''}"
         return cached_rows(self.path, recipe, (len(self), *self.image_size, shape[3]), decode)
 
@@ -101,42 +102,51 @@ class MultiObjectH5:
         """[n, H, W] uint8 entity indices."""
 
         def decode(start: int, stop: int) -> np.ndarray:
-            masks = self._rows("masks", start, stop)[..., 0]
+            masks = self._bytes("masks", start, stop)[..., 0]
             if self.style:
                 left, top, right, bottom = CLEVR_BOX
                 masks = masks[:, :, top:bottom, left:right]
             return labels_from_masks(torch.from_numpy(np.ascontiguousarray(masks))).numpy()
 
-        with self._open() as file:
-            height, width = self._group(file)["masks"].shape[2:4]
+        with self._group() as group:
+            height, width = group["masks"].shape[2:4]
         size = (192, 192) if self.style else (height, width)
         return cached_rows(self.path, f"{self.split}-labels{'-192' if self.style else ''}", (len(self), *size), decode)
 
     @cached_property
     def _factors(self) -> np.ndarray:
-        with self._open() as file:
-            return np.asarray(self._group(file)["factors"], dtype=np.float32)
+        return self._rows("factors", 0, len(self)).astype(np.float32)
 
     def _mapped(self, name: str) -> np.ndarray | None:
         """The data set as a memory map, if the file holds it as one piece of uint8."""
-        with self._open() as file:
-            dataset = self._group(file)[name]
+        with self._group() as group:
+            dataset = group[name]
             offset, dtype, shape = dataset.id.get_offset(), dataset.dtype, dataset.shape
         if offset is None or dtype != np.uint8:
             return None
         return np.memmap(self.path, dtype=np.uint8, mode="r", offset=offset, shape=shape)
 
-    def _rows(self, name: str, start: int, stop: int) -> np.ndarray:
-        try:
-            with self._open() as file:
-                return self._group(file)[name][start:stop].astype(np.uint8, copy=False)
-        except OSError as error:
+    def _bytes(self, name: str, start: int, stop: int) -> np.ndarray:
+        rows = self._rows(name, start, stop)
+        if rows.dtype != np.uint8 and (rows.min() < 0 or rows.max() > 255):
             raise DataError(
-                f"{self.path}: {self.split}/{name}[{start}:{stop}] cannot be read ({error}). "
-                "The file is damaged: fetch or generate it again"
-            ) from error
+                f"{self.path}: {self.split}/{name}[{start}:{stop}] is {rows.min()} to {rows.max()}, expected 0 to 255"
+            )
+        return rows.astype(np.uint8, copy=False)
 
-    def _open(self) -> h5py.File:
+    def _rows(self, name: str, start: int, stop: int) -> np.ndarray:
+        with self._group() as group:
+            try:
+                return group[name][start:stop]
+            except (OSError, RuntimeError) as error:
+                raise DataError(
+                    f"{self.path}: {self.split}/{name}[{start}:{stop}] cannot be read ({error}). "
+                    "The file is damaged: fetch or generate it again"
+                ) from error
+
+    @contextmanager
+    def _group(self) -> Iterator[h5py.Group]:
+        """The group of the split, open for reading."""
         if not self.path.is_file():
             beside = sorted(path.name for path in self.path.parent.glob("*.h5"))
             raise DataError(
@@ -144,19 +154,20 @@ class MultiObjectH5:
                 "Check dataset.data_path and dataset.h5_path, or make the data with tools/make_data.py"
             )
         try:
-            return h5py.File(self.path, "r")
-        except OSError as error:
+            with h5py.File(self.path, "r") as file:
+                if self.split not in file:
+                    groups = ", ".join(map(repr, file)) or "nothing"
+                    raise DataError(
+                        f"{self.path}: no group {self.split!r}; the file holds {groups}. "
+                        "Set training.mode or test.mode to one of them"
+                    )
+                yield file[self.split]
+        except DataError:
+            raise
+        except Exception as error:  # h5py raises many kinds on a damaged header
             raise DataError(
                 f"{self.path}: not a readable .h5 file ({error}). It is damaged: fetch or generate it again"
             ) from error
-
-    def _group(self, file: h5py.File) -> h5py.Group:
-        if self.split not in file:
-            raise DataError(
-                f"{self.path}: no group {self.split!r}; the file holds {', '.join(map(repr, file)) or 'nothing'}. "
-                "Set training.mode or test.mode to one of them"
-            )
-        return file[self.split]
 
     def _check(self, group: h5py.Group, name: str, fits: Any, expected: str) -> int:
         if name not in group:

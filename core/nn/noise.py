@@ -38,6 +38,10 @@ class ShardedNoise:
 
         return draw
 
+    def part(self, index: int, count: int) -> "ShardedNoise":
+        """The draws of the images of part `index`, where this process's images go through in `count` equal parts."""
+        return ShardedNoise(self.seed, self.index * count + index, self.count * count)
+
 
 def standard_normal(device: torch.device) -> Noise:
     """Draws from the global generator of `device`."""

@@ -1,4 +1,6 @@
-"""Where a pixel lies: coordinate grids that are projected and added to features."""
+"""Where a pixel lies: grids and features of coordinates."""
+
+import math
 
 import torch
 from jaxtyping import Float
@@ -13,3 +15,9 @@ def position_grid(height: int, width: int) -> Float[Tensor, "H W 4"]:
     rows = torch.linspace(0, 1, height)[:, None].expand(height, width)
     columns = torch.linspace(0, 1, width)[None, :].expand(height, width)
     return torch.stack((1 - rows, rows, columns, 1 - columns), dim=-1)
+
+
+def fourier_features(coordinates: Float[Tensor, "*shape"], num_frequencies: int) -> Float[Tensor, "*shape F"]:
+    """x, sin(pi f x) and cos(pi f x) for f = 1 .. `num_frequencies`, of x in [0, 1]; F = 1 + 2 `num_frequencies`."""
+    angles = coordinates[..., None] * (math.pi * torch.arange(1, num_frequencies + 1, device=coordinates.device))
+    return torch.cat((coordinates[..., None], angles.sin(), angles.cos()), dim=-1)

@@ -1,5 +1,6 @@
 """Checkpoints that are complete or absent, hold only tensors and builtin types, and are never lost to a bad write."""
 
+import glob
 import io
 import os
 import re
@@ -51,6 +52,7 @@ def _assert_admissible(value: Any, where: str) -> None:
     if isinstance(value, Mapping):
         assert type(value) in (dict, OrderedDict), f"{where} is a {type(value).__name__}"
         for key, entry in value.items():
+            _assert_admissible(key, f"a key of {where}")
             _assert_admissible(entry, f"{where}[{key!r}]")
     elif type(value) in (list, tuple):
         for index, entry in enumerate(value):
@@ -76,18 +78,23 @@ def load(path: Path) -> State:
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()
+                # A record marked as a folder passes every check, but torch leaves its tensor uninitialised.
+                folders = [record.filename for record in archive.infolist() if record.external_attr & 0x10]
+                damaged = folders[0] if folders else archive.testzip()
             if damaged:
-                raise CheckpointError(f"{path}: damaged (checksum of {damaged}).{_what_is_beside(path)}")
-        return torch.load(path, map_location="cpu", weights_only=True)
+                raise CheckpointError(f"{path}: damaged in {damaged}.{_what_is_beside(path)}")
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
     except Exception as error:  # torch and zipfile raise many kinds on a damaged file
-        reason = str(error).split("\n")[0]
+        reason = str(error).split("\n")[0].split(". ")[0]  # without torch's advice to trust the file
         raise CheckpointError(
             f"{path}: not a readable checkpoint ({type(error).__name__}: {reason}). It is damaged, or holds "
             f"more than tensors and builtin types.{_what_is_beside(path)}"
         ) from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path}: holds a {type(state).__name__}, no checkpoint.{_what_is_beside(path)}")
+    return state
 
 
 def _what_is_beside(path: Path) -> str:
@@ -115,14 +122,18 @@ class CheckpointFolder:
     def steps(self) -> list[int]:
         """Steps that have a file, oldest first."""
         name = re.compile(re.escape(self.prefix) + r"(\d+)" + re.escape(self.suffix))
-        matches = (name.fullmatch(path.name) for path in self.folder.iterdir())
+        files = self.folder.iterdir() if self.folder.is_dir() else ()
+        matches = (name.fullmatch(path.name) for path in files)
         return sorted(int(match.group(1)) for match in matches if match)
 
     def save(self, step: int, state: State) -> Path:
-        """Write the checkpoint of `step`; only then remove those that are too old."""
+        """Write the checkpoint of `step`; only then remove those that are too old.
+
+        Later ones, which a run that fell back behind a damaged file finds before it, are not counted.
+        """
         save(self.path(step), state)
         if self.keep is not None:
-            for old in self.steps()[: -self.keep]:
+            for old in [other for other in self.steps() if other <= step][: -self.keep]:
                 self.path(old).unlink(missing_ok=True)
         return self.path(step)
 
@@ -141,7 +152,7 @@ class CheckpointFolder:
 
     def remove_partial_files(self) -> None:
         """Clear away what a killed process left half-written."""
-        for path in self.folder.glob(f".{self.prefix}*{self.suffix}.*.partial"):
+        for path in self.folder.glob(f".{glob.escape(self.prefix)}*{self.suffix}.*.partial"):
             path.unlink(missing_ok=True)
 
 

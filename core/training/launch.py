@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from types import FrameType
 
 import torch
@@ -14,7 +15,9 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 
 from core.training.signals import STOPPED_EXIT_CODE, StopSignals
 
-PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+PRECISIONS = {"fp32": "no", "fp32-fast": "no", "bf16": "bf16", "fp16": "fp16"}
+"""What accelerate calls them. "fp32-fast" keeps float32 tensors, but their products may round: to TF32 on GPUs, to bf16
+on CPUs that can."""
 
 
 def make_accelerator(precision: str = "fp32", find_unused_parameters: bool = False) -> Accelerator:
@@ -23,14 +26,19 @@ def make_accelerator(precision: str = "fp32", find_unused_parameters: bool = Fal
         raise ValueError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
     if precision == "fp16" and not torch.cuda.is_available():
         raise ValueError("precision 'fp16' needs a GPU: use 'bf16' or 'fp32' on the CPU")
-    # `accelerate launch --cpu --num_processes N` announces a meeting point, but starts one process.
-    alone = "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ
-    if os.environ.get("ACCELERATE_USE_CPU") == "True" and alone:
+    # On a machine without several GPUs `accelerate launch --num_processes N` announces a meeting point, but starts one.
+    if {"ACCELERATE_USE_CPU", "MASTER_PORT"} <= os.environ.keys() and "WORLD_SIZE" not in os.environ:
         raise ValueError(
-            "`accelerate launch --cpu` starts one process, whatever --num_processes says. Use `accelerate launch "
+            "`accelerate launch` has started one process, whatever --num_processes says. Use `accelerate launch "
             "--multi_gpu --num_processes N` (also without GPUs), `torchrun --nproc_per_node=N`, or --processes N"
         )
-    # Buffers are functions of the parameters or are updated alike everywhere; sending them each step is waste.
+    if precision == "fp32-fast":
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+        torch.backends.cudnn.fp32_precision = "tf32"
+        torch.backends.mkldnn.fp32_precision = "bf16"
+    # Buffers are constants or are updated alike everywhere; sending them each step is waste. accelerate knows this
+    # option by its older name only.
+    warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
     ddp = DistributedDataParallelKwargs(
         find_unused_parameters=find_unused_parameters, broadcast_buffers=False, gradient_as_bucket_view=True
     )

@@ -1,6 +1,8 @@
 """Stopping politely when a scheduler asks for the machine."""
 
+import os
 import signal
+import threading
 from types import FrameType, TracebackType
 
 STOPPED_EXIT_CODE = 75
@@ -28,3 +30,18 @@ class StopSignals:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+
+def leave_stop_signals_to_parent(worker: int) -> None:
+    """For a data worker: schedulers signal a whole job, but it is its parent that decides when a worker may go.
+
+    Without this, SIGTERM ends the workers at once and torch raises in the middle of the step that is to be saved.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, StopSignals.SIGNALS)
+
+    def wait_for_parent() -> None:
+        while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait_for_parent, daemon=True).start()

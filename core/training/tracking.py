@@ -92,7 +92,7 @@ def _to_floats(rows: list[Scalars]) -> list[dict[str, float]]:
 def _cut_back(lines: Path, last_step: int) -> None:
     """Drop the lines after `last_step`, and a half-written last one."""
     kept = []
-    for line in lines.read_text().splitlines():
+    for line in lines.read_text(errors="replace").splitlines():
         try:
             if json.loads(line)["step"] <= last_step:
                 kept.append(line + "\n")

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from tqdm import tqdm
 
-from core.nn.noise import derive_seed
+from core.nn.noise import ShardedNoise, derive_seed
 from core.training.checkpoint import CheckpointFolder, State, load_weights
 from core.training.schedules import Schedule, constant
 from core.training.signals import StopSignals
@@ -49,7 +50,8 @@ class Trainer:
 
     Everything random follows from `seed`: step s of process r starts from the seed (seed, s, r). `batches(s)` gives the
     batches from step s on. `schedule` multiplies the learning rates that the optimiser came with. With
-    `accumulate` > 1 a batch goes through in that many equal parts. `extra_state` is stored in every checkpoint.
+    `accumulate` > 1 a batch goes through in that many equal parts, which see the same `model.noise` as the whole.
+    `extra_state` is stored in every checkpoint.
     """
 
     model: nn.Module
@@ -80,7 +82,7 @@ class Trainer:
         self._optimizer = self.accelerator.prepare_optimizer(self.optimizer)
         self._main = self.accelerator.is_main_process
         self._first_bad = torch.full((), -1, device=self.accelerator.device)
-        self.grad_norm: Tensor | None = None
+        self.grad_norm = torch.zeros(())
         self._seconds_before = 0.0
         self._began = time.perf_counter()
 
@@ -113,9 +115,12 @@ class Trainer:
             group["lr"] = rate * self.schedule(step)
         self._optimizer.zero_grad(set_to_none=True)
         terms = self._forward_backward(step, batch)
+        self.accelerator.unscale_gradients()
+        parameters = [value for value in self.model.parameters() if value.grad is not None]
+        self.grad_norm = get_total_norm([value.grad for value in parameters])
+        self._note_if_bad(step, terms)  # before clipping, which spreads what is not finite over all gradients
         if self.clip_norm is not None:
-            self.grad_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.clip_norm)
-        self._note_if_bad(step, terms)
+            clip_grads_with_norm_(parameters, self.clip_norm, self.grad_norm)
         self._optimizer.step()
         if self.controllers:
             terms = self._average(terms)
@@ -129,8 +134,13 @@ class Trainer:
             self.accelerator.backward(terms["loss"])
             return {name: value.detach() for name, value in terms.items()}
         total: Terms = {}
-        size = len(next(iter(batch.values()))) // self.accumulate
+        size, rest = divmod(len(next(iter(batch.values()))), self.accumulate)
+        if rest:
+            raise ValueError(f"a batch of {size * self.accumulate + rest} has no {self.accumulate} equal parts")
+        noise = getattr(self.model, "noise", None)
         for part in range(self.accumulate):
+            if isinstance(noise, ShardedNoise):
+                self.model.noise = noise.part(part, self.accumulate)
             rows = slice(part * size, (part + 1) * size)
             last = part == self.accumulate - 1
             with nullcontext() if last else self.accelerator.no_sync(self._loss):
@@ -138,6 +148,8 @@ class Trainer:
                 self.accelerator.backward(terms["loss"] / self.accumulate)
             for name, value in terms.items():
                 total[name] = total.get(name, 0) + value.detach() / self.accumulate
+        if isinstance(noise, ShardedNoise):
+            self.model.noise = noise
         return total
 
     def _average(self, terms: Terms) -> Terms:
@@ -160,7 +172,7 @@ class Trainer:
     def _note_if_bad(self, step: int, terms: Terms) -> None:
         """Note the first step without a finite loss and gradient, on the device; on the CPU stop before the update."""
         good = torch.isfinite(terms["loss"])
-        if self.grad_norm is not None and self.accelerator.scaler is None:
+        if self.accelerator.scaler is None:
             good = good & torch.isfinite(self.grad_norm)
         self._first_bad = torch.where((self._first_bad < 0) & ~good, step, self._first_bad)
         if self._first_bad.device.type == "cpu":

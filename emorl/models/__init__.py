@@ -5,6 +5,7 @@ from typing import Any
 from torch import nn
 
 from emorl.models.efficient_morl import EfficientMORL
+from emorl.models.local_slot_attention import LocalSlotAttention
 from emorl.models.slot_attention import SlotAttention
 
 
@@ -15,7 +16,7 @@ def model_arguments(
     kl_weight: float = 1.0,
     refinement_curriculum: list[tuple[int, int]] | None = None,
 ) -> dict[str, Any]:
-    """Plain constructor arguments of model `name` ('EfficientMORL' or 'SlotAttention') from a `Net` section.
+    """Plain constructor arguments of model `name` (of `MODELS`) from a `Net` section.
 
     `geco` holds `target` in nats per pixel and channel, `alpha`, `step_size`, `acceleration`; EfficientMORL only.
     """
@@ -26,8 +27,10 @@ def model_arguments(
         "image_size": (height, width),
         "num_slots": net["K"],
         "slot_size": net["z_size"],
-        "decoder": net["image_decoder"],
     }
+    if name == "LocalSlotAttention":
+        return arguments
+    arguments["decoder"] = net["image_decoder"]
     if name == "SlotAttention":
         return arguments
     if net["bottom_up_prior"] and net["reverse_prior_plusplus"]:
@@ -52,7 +55,11 @@ def model_arguments(
     }
 
 
-MODELS: dict[str, type[nn.Module]] = {"EfficientMORL": EfficientMORL, "SlotAttention": SlotAttention}
+MODELS: dict[str, type[nn.Module]] = {
+    "EfficientMORL": EfficientMORL,
+    "SlotAttention": SlotAttention,
+    "LocalSlotAttention": LocalSlotAttention,
+}
 
 
 def build_model(name: str, arguments: dict[str, Any]) -> nn.Module:

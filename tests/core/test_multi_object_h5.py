@@ -223,12 +223,12 @@ def test_integers_beyond_a_byte_are_refused(tmp_path):
     pictures = IMAGES.astype(np.int16)
     pictures[99, 5, 5, 1] = 256
     path = write(tmp_path / "pictures.h5", imgs=pictures)
-    with pytest.raises(DataError, match=r"pictures\.h5: train/imgs\[64:128\] .*256"):
+    with pytest.raises(DataError, match=r"pictures\.h5: train/imgs\[64:128\] is 0 to 256, expected 0 to 255"):
         MultiObjectH5(path, "train").read(np.arange(1))
 
 
 def test_a_wrong_style(file):
-    with pytest.raises(ValueError, match="clevr_preprocess_style='clevr-tiny' is not one of '', 'clevr-large', 'clevr-"):
+    with pytest.raises(ValueError, match="style='clevr-tiny' is not one of '', 'clevr-large', 'clevr-small'"):
         MultiObjectH5(file, "train", style="clevr-tiny")
     with pytest.raises(DataError, match=r"pictures\.h5: style 'clevr-small' cuts 320x240 .* these are 10x12\. Set"):
         MultiObjectH5(file, "train", style="clevr-small")
@@ -240,7 +240,7 @@ def test_a_truncated_file_is_refused_at_once(tmp_path, layout):
     path = tmp_path / "pictures.h5"
     for length in [0, 1, 8, 95, 96, 2048, *range(4000, len(whole), len(whole) // 7), len(whole) - 1]:
         path.write_bytes(whole[:length])
-        with pytest.raises(DataError, match=r"pictures\.h5: not a readable \.h5 file .*damaged or truncated: fetch"):
+        with pytest.raises(DataError, match=r"pictures\.h5: not a readable \.h5 file .*It is damaged: fetch"):
             MultiObjectH5(path, "train", masks=True)
 
 
@@ -260,23 +260,23 @@ def test_damage_anywhere_in_the_headers_is_a_data_error_or_harmless(tmp_path):
     layout = {"chunks": (50, 12, 10, 3), "compression": "gzip"}
     path = write(tmp_path / "pictures.h5", layout=layout, imgs=IMAGES)
     whole = path.read_bytes()
-    refused = 0
-    for position in range(0, 2400, 7):
+    messages = []
+    for position in range(0, 2400, 13):
         path.write_bytes(whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1 :])
         try:
             source = MultiObjectH5(path, "train")
             source.read(np.arange(len(source)))
         except DataError as error:
-            refused += 1
-            assert str(path) in str(error)
-    assert refused > 50
+            messages.append(str(error))
+    assert len(messages) > 30
+    assert all(message.startswith(f"{path}: ") for message in messages)
 
 
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "occupied").write_text("")
     monkeypatch.setenv("OBJECTCENTRIC_CACHE", str(tmp_path / "occupied" / "cache"))
     path = write(tmp_path / "pictures.h5", layout={"chunks": True}, imgs=IMAGES)
-    with pytest.raises(DataError, match=r"cannot keep the decoded pictures of .*pictures\.h5 .*set OBJECTCENTRIC_CACHE"):
+    with pytest.raises(DataError, match=r"cannot keep the decoded .*pictures\.h5 .*set OBJECTCENTRIC_CACHE"):
         MultiObjectH5(path, "train").read(np.arange(1))
 
 

@@ -49,9 +49,9 @@ def test_valid_ones_pass_and_come_back(leading):
 
 def test_hard_and_half_precision_masks_pass():
     masks = torch.eye(4).view(1, 4, 2, 2)
-    Decomposition(recon=torch.zeros(1, 3, 2, 2), masks=masks).validate()
+    assert Decomposition(recon=torch.zeros(1, 3, 2, 2), masks=masks).validate().masks is masks
     soft = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)).softmax(dim=1).half()
-    Decomposition(recon=torch.zeros(1, 3, 8, 8).half(), masks=soft).validate()
+    assert Decomposition(recon=torch.zeros(1, 3, 8, 8).half(), masks=soft).validate().masks is soft
 
 
 @pytest.mark.parametrize(

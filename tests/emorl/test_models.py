@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from core.nn.noise import Noise, ShardedNoise
-from emorl.models import EfficientMORL, SlotAttention
+from emorl.models import EfficientMORL, LocalSlotAttention, SlotAttention
 from emorl.models.decoders import build_decoder
 
 SIDE, SLOTS, SIZE = 12, 3, 8
@@ -48,11 +48,14 @@ def fixed_noise(order: list[int] | None = None) -> Noise:
 def every_model() -> Iterator[pytest.param]:
     priors, likelihoods = ("bottom_up", "reversed", "reversed++"), ("Gaussian", "GMM")
     for prior, likelihood in itertools.product(priors, likelihoods):
-        yield pytest.param(lambda p=prior, k=likelihood: efficient_morl(prior=p, likelihood=k), id=f"{prior}-{likelihood}")
+        yield pytest.param(
+            lambda p=prior, k=likelihood: efficient_morl(prior=p, likelihood=k), id=f"{prior}-{likelihood}"
+        )
     yield pytest.param(lambda: efficient_morl(dual_gru=False), id="one-gru")
     yield pytest.param(lambda: efficient_morl(decoder="iodine", geco=GECO), id="iodine-geco")
     yield pytest.param(lambda: efficient_morl(num_layers=1, refinement_iters=0), id="L1-I0")
     yield pytest.param(lambda: lively(SlotAttention((SIDE, SIDE), SLOTS, SIZE)), id="slot-attention")
+    yield pytest.param(lambda: lively(LocalSlotAttention((SIDE, SIDE), SLOTS, SIZE)), id="local-slot-attention")
 
 
 @pytest.mark.parametrize("build", list(every_model()))
@@ -148,7 +151,7 @@ def test_factorised_decoder_equals_the_convolution(name: str, side: int) -> None
 
 
 def test_big_decoder_refuses_other_sizes() -> None:
-    with pytest.raises(ValueError, match="96x96 pictures only, and Net.input_size is 35x35"):
+    with pytest.raises(ValueError, match=r"96x96 pictures only, and Net\.input_size is 35x35"):
         build_decoder("big", SIZE, (35, 35))
 
 
