@@ -118,7 +118,7 @@ def run(config: dict[str, Any], sacred_run: Run | None = None) -> str:
     if found:
         resumed_after, tb_name = found[1]["step"], found[1].get("tb_name", tb_name)
         if "identity" in found[1]:
-            _check_same_run(found, identity)
+            _check_same_run(found, identity, asked_for=training["load_from_checkpoint"])
     record = RunRecord(
         paper="emorl",
         builder="emorl.models:build_model",
@@ -246,13 +246,19 @@ def _plain(value: Any) -> Any:
     return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
-def _check_same_run(found: tuple[Path, State], identity: dict[str, Any]) -> None:
+def _check_same_run(found: tuple[Path, State], identity: dict[str, Any], asked_for: bool) -> None:
+    """A run does not continue by itself under another configuration; from a checkpoint that was asked for it may."""
     differences = config_differences(found[1]["identity"], identity)
-    if differences:
+    if not differences:
+        return
+    message = f"{found[0]} was made with another configuration:\n  " + "\n  ".join(differences)
+    if not asked_for:
         raise CheckpointError(
-            f"{found[0]} was made with another configuration:\n  " + "\n  ".join(differences) + "\n"
-            "Use that configuration to continue it, or another training.run_suffix (or out_dir) to start afresh"
+            f"{message}\nUse that configuration to continue it, another training.run_suffix to start afresh, "
+            f"or training.load_from_checkpoint=True training.checkpoint={found[0].name} to continue with the changes"
         )
+    if is_main_process():
+        print(f"note: {message}")
 
 
 def _resume(trainer: Trainer, path: Path, state: State) -> None:

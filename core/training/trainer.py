@@ -189,7 +189,7 @@ class Trainer:
         last = f"The newest checkpoint is {self.checkpoints.path(kept[-1])}" if kept else "There is no checkpoint yet"
         raise NonFiniteLoss(
             f"step {step}: the loss or its gradient is not finite{where}. {last}. "
-            "Lower the learning rate, lengthen the warm-up or clip the gradient, and start again from it"
+            "Lower the learning rate, lengthen the warm-up or clip the gradient, and continue from it by name"
         )
 
     def _main_device_is_gpu(self) -> bool:
