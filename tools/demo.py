@@ -44,7 +44,7 @@ def relative(path: Path) -> Path:
 def parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0], allow_abbrev=False)
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of everything (runs/demo)")
-    parser.add_argument("--steps", type=int, default=7500, help="training steps (7500)")
+    parser.add_argument("--steps", type=int, default=6000, help="training steps (6000)")
     parser.add_argument("--train", type=int, default=20000, help="training pictures (20000)")
     parser.add_argument("--test", type=int, default=320, help="held-out pictures (320)")
     parser.add_argument("--seed", type=int, default=1)
