@@ -308,6 +308,7 @@ def _to_sacred(sacred_run: Run | None) -> Callable[[int, dict[str, float]], None
 
 
 def main(arguments: list[str]) -> int:
+    """The command line; returns the exit code."""
     if "--processes" in arguments:
         position = arguments.index("--processes")
         count = "".join(arguments[position + 1 : position + 2])

@@ -59,6 +59,7 @@ class ScoreWithGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, score, images, chunk, keep_pictures, num_terms, slots, *terms_and_parameters):
+        """The sum of the nll, then per image nll [N] and, if kept, rgb, log masks and mask logits."""
         sources = [value.detach().requires_grad_(value.requires_grad) for value in terms_and_parameters[:num_terms]]
         terms = tuple(sources)
         sources += terms_and_parameters[num_terms:]

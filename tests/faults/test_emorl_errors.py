@@ -183,7 +183,8 @@ def test_changed_configuration_in_an_old_run_folder(run: Runner, tetrominoes: Pa
     for line in ("Net.z_size: 8 -> 16", "training.lr: 0.0004 -> 0.001", "seed: 1 -> 2"):
         assert f"\n  {line}" in message
     assert "iters" not in message
-    assert "Use that configuration to continue it, or another training.run_suffix (or out_dir)" in message
+    assert "Use that configuration to continue it, another training.run_suffix to start afresh" in message
+    assert "training.load_from_checkpoint=True training.checkpoint=tiny-state-5.pth to continue with" in message
     assert contents(copy) == before
     assert (copy / "weights/tiny.run.json").read_text() == record
 
