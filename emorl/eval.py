@@ -8,10 +8,12 @@ The checkpoint lies in `<out_dir>/weights` (or is a path); ours and the original
 `<out_dir>/results/<experiment_name>/<checkpoint>-seed=<seed>/`.
 """
 
+import difflib
 import logging
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,8 @@ from sacred import SETTINGS, Experiment
 from torch import Tensor, nn
 
 from core.training.checkpoint import CheckpointError, load, load_weights
-from emorl.evals import ari_mse_kl
+from emorl.evals import ari_mse_kl, clevrtex, disentanglement, latents, sample_viz
+from emorl.evals.task import Task, seeded_noise
 from emorl.models import build_model
 from emorl.original import from_original, is_original
 from emorl.settings import USER_ERRORS, UserError, arguments_of_model, check, defaults, open_data, run_commandline
@@ -47,10 +50,7 @@ def evaluate(test: dict, Net: dict, dataset: dict, texdataset: dict, _config: di
 def run(config: dict[str, Any]) -> Path:
     """Load the model, run the evaluation of `test.eval_type`, and return the folder of the results."""
     test = config["test"]
-    if test["eval_type"] not in EVALUATIONS:
-        raise UserError(f"test.eval_type={test['eval_type']!r} is not one of {', '.join(map(repr, EVALUATIONS))}")
-    if test["experiment_name"] == "NAME_HERE":
-        raise UserError("test.experiment_name is not set: it names the folder of the results")
+    _check_wishes(config)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("evaluation runs as one process: start it with NUM_GPUS=1")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -60,7 +60,21 @@ def run(config: dict[str, Any]) -> Path:
     folder = Path(test["out_dir"] or ".") / "results" / test["experiment_name"] / f"{path.name}-seed={config['seed']}"
     folder.mkdir(parents=True, exist_ok=True)
     print(f"results in {folder}")
-    EVALUATIONS[test["eval_type"]](config, model, path, folder, device)
+    task = Task(
+        model=model,
+        source=open_data(config, "test"),
+        folder=folder,
+        device=device,
+        noise=seeded_noise(config["seed"], device),
+        seed=config["seed"],
+        num_images=test["num_images_to_process"],
+        range_images=test["range_images"],
+        batch_size=test["batch_size"],
+        slot=test["disentangle_slot"],
+        as_original=test["as_original"],
+        describe={"model": test["model"], "checkpoint": str(path), "seed": config["seed"]},
+    )
+    EVALUATIONS[test["eval_type"]].run(task)
     return folder
 
 
@@ -95,24 +109,52 @@ def load_for_evaluation(config: dict[str, Any], path: Path) -> nn.Module:
     return model
 
 
-def _ari_mse_kl(config: dict[str, Any], model: nn.Module, path: Path, folder: Path, device: torch.device) -> None:
+@dataclass(frozen=True)
+class Evaluation:
+    """What `test.eval_type` stands for."""
+
+    run: Callable[[Task], Any]
+    masks: bool = False
+    """Needs true masks (dataset.masks=True)"""
+    factors: bool = False
+    """and true factors (dataset.factors=True)."""
+
+
+EVALUATIONS = {
+    "ARI_MSE_KL": Evaluation(ari_mse_kl.evaluate, masks=True),
+    "clevrtex": Evaluation(clevrtex.evaluate, masks=True),
+    "dci": Evaluation(disentanglement.evaluate, masks=True, factors=True),
+    "dci_clevr": Evaluation(disentanglement.evaluate, masks=True, factors=True),
+    "disentanglement_preprocessing": Evaluation(latents.preprocess),
+    "activeness": Evaluation(latents.report_activeness),
+    "disentanglement_viz": Evaluation(latents.traverse_slot),
+    "make_gifs": Evaluation(latents.make_gifs),
+    "sample_viz": Evaluation(sample_viz.export, masks=True),
+}
+
+
+def _check_wishes(config: dict[str, Any]) -> None:
+    """Raise UserError for an evaluation that does not exist, or that the configuration gives too little."""
     test = config["test"]
-    if not config["dataset"]["masks"] and not config["texdataset"]["path"]:
-        raise UserError("test.eval_type='ARI_MSE_KL' compares with true masks: set dataset.masks=True")
-    ari_mse_kl.evaluate(
-        model,
-        open_data(config, "test"),
-        folder,
-        num_images=test["num_images_to_process"],
-        batch_size=test["batch_size"],
-        seed=config["seed"],
-        device=device,
-        describe={"model": test["model"], "checkpoint": str(path), "seed": config["seed"]},
-    )
-
-
-Evaluation = Callable[[dict[str, Any], nn.Module, Path, Path, torch.device], None]
-EVALUATIONS: dict[str, Evaluation] = {"ARI_MSE_KL": _ari_mse_kl}
+    name = test["eval_type"]
+    if name not in EVALUATIONS:
+        near = difflib.get_close_matches(name, EVALUATIONS, n=1, cutoff=0.4)
+        hint = f": did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"test.eval_type={name!r} is not one of {', '.join(map(repr, EVALUATIONS))}{hint}")
+    wanted = EVALUATIONS[name]
+    if wanted.masks and not config["dataset"]["masks"]:
+        raise UserError(f"test.eval_type={name!r} compares with true masks: set dataset.masks=True")
+    if wanted.factors and config["texdataset"]["path"]:
+        raise UserError(f"test.eval_type={name!r} compares with true factors, which ClevrTex has not: use an .h5 file")
+    if wanted.factors and not config["dataset"]["factors"]:
+        raise UserError(f"test.eval_type={name!r} compares with true factors: set dataset.factors=True")
+    if not 0 <= test["disentangle_slot"] < config["Net"]["K"]:
+        raise UserError(
+            f"test.disentangle_slot={test['disentangle_slot']}: with Net.K={config['Net']['K']} there are slots 0 to "
+            f"{config['Net']['K'] - 1}"
+        )
+    if test["experiment_name"] == "NAME_HERE":
+        raise UserError("test.experiment_name is not set: it names the folder of the results")
 
 
 if __name__ == "__main__":

@@ -91,6 +91,9 @@ TEST = {
     "geco_beta_stepsize": 1e-6,
     "experiment_name": "NAME_HERE",
     "clevrtex_variant": "full",
+    # Beyond the original:
+    "range_images": 100,  # on which ranges of latents and activeness are measured
+    "as_original": False,  # its traversal ranges and its DCI, mistakes included
 }
 CHOICES = {
     "Net.image_decoder": ("iodine", "small", "big"),
@@ -99,7 +102,7 @@ CHOICES = {
     "test.model": tuple(MODELS),
     "training.precision": tuple(PRECISIONS),
 }
-AT_LEAST_ONE = ("batch_size", "tensorboard_freq", "checkpoint_freq", "num_images_to_process")
+AT_LEAST_ONE = ("batch_size", "tensorboard_freq", "checkpoint_freq", "num_images_to_process", "range_images")
 
 
 class UserError(SacredError):

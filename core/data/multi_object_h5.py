@@ -50,6 +50,7 @@ class MultiObjectH5:
             )
             if masks:
                 self._check(group, "masks", lambda shape: len(shape) == 5 and shape[4] == 1, "[n, E, H, W, 1]")
+                self.num_entities = group["masks"].shape[1]
             if factors:
                 self._check(group, "factors", lambda shape: len(shape) == 3, "[n, E, F]")
                 self.factor_names = [str(name) for name in group["factors"].attrs.get("names", [])]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from core.nn.noise import Noise, ShardedNoise, standard_normal
 from core.types import Decomposition
-from emorl.models.decoders import DecoderName, build_decoder
+from emorl.models.decoders import DecoderName, Decoding, build_decoder
 from emorl.models.encoder import PixelEncoder
 from emorl.models.gaussian import DiagonalGaussian, kl_divergence
 from emorl.models.geco import GECO
@@ -40,8 +40,10 @@ class Inference:
     scores: list[Score]
     kl_refined: list[Float[Tensor, "N K"]] = field(default_factory=list)
     updates: list[Float[Tensor, "N K D2"]] = field(default_factory=list)
+    layer_samples: list[Float[Tensor, "N K D"]] = field(default_factory=list)
+    """Samples of the HVAE layers below the last, when asked for,"""
     layer_scores: list[Score] = field(default_factory=list)
-    """Decodings of the HVAE layers below the last, when asked for."""
+    """and their decodings."""
 
     @property
     def nll(self) -> Float[Tensor, "N"]:
@@ -155,6 +157,41 @@ class EfficientMORL(nn.Module):
             },
         )
 
+    def unroll(self, batch: dict[str, Tensor], noise: Noise | None = None) -> list[Decomposition]:
+        """The decomposition after every layer of the HVAE and every refinement, from samples of their posteriors.
+
+        Extras: `log_masks` and `attention` (N, K, H, W); refinements repeat the attention of the last layer. `slots`
+        are the samples that were decoded.
+        """
+        image = batch["image"]
+        found = self(image, None, noise=noise, keep_pictures=True, decode_layers=True, images_per_mean=1)
+        scores = [*found.layer_scores, *found.scores]
+        attention = [maps.unflatten(-1, image.shape[-2:]) for maps in found.attention]
+        attention += attention[-1:] * (len(scores) - len(attention))
+        return [
+            Decomposition(
+                recon=torch.einsum("nkhw,nkchw->nchw", score.log_masks.exp(), score.rgb),
+                masks=score.log_masks.exp(),
+                rgb=score.rgb,
+                slots=slots.detach(),
+                extras={"log_masks": score.log_masks, "attention": maps},
+            )
+            for score, slots, maps in zip(scores, [*found.layer_samples, *found.samples], attention)
+        ]
+
+    def infer_codes(
+        self, image: Float[Tensor, "N 3 H W"], noise: Noise | None = None, *, sample: bool = False
+    ) -> Float[Tensor, "N K D"]:
+        """What `decode_slots` reads: the means of the final posterior, or a sample of it (draw `eval_sample`)."""
+        noise = noise or standard_normal(image.device)
+        posterior = self(image, None, noise=noise, images_per_mean=1).posterior
+        codes = posterior.sample(noise("eval_sample", tuple(posterior.mean.shape))) if sample else posterior.mean
+        return codes.detach()
+
+    def decode_slots(self, codes: Float[Tensor, "S D"]) -> Decoding:
+        """RGB in [0, 1] and mask logits of S codes, each by itself."""
+        return self.decoder(codes)
+
     def forward(
         self,
         image: Float[Tensor, "N 3 H W"],
@@ -192,6 +229,7 @@ class EfficientMORL(nn.Module):
                 image.new_zeros(()), kl_layers, posteriors, priors, attention, layers[-1:], samples[-1:], []
             )
             if decode_layers:
+                found.layer_samples = samples[:-1]
                 with torch.no_grad():
                     found.layer_scores = [self._score(image, sample, *terms) for sample in samples[:-1]]
             self._refine(found, image, step, num_refinements, terms, noise, keep_pictures, images_per_mean)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from core.nn.noise import Noise, ShardedNoise, standard_normal
 from core.nn.positions import fourier_features
 from core.types import Decomposition
+from emorl.models.decoders import Decoding
 
 FIRST_WINDOW = 0.2  # standard deviation of the windows before training
 MAX_LOG_WEIGHT = 3.0
@@ -82,27 +83,52 @@ class LocalSlotAttention(nn.Module):
 
         Extras: `attention` (N, K, H / 2, W / 2) of the last iteration and `positions` (N, K, 2).
         """
-        image = batch["image"]
-        features = self.convolutions(image.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)
-        grid = features.shape[1:3]
-        features = self.tokens(features.flatten(1, 2))
-        with torch.autocast(image.device.type, enabled=False):
-            slots, positions, attention = self.attend(features.float(), grid, noise or standard_normal(image.device))
-        rows, columns = self.pixel_rows - positions[..., :1], self.pixel_columns - positions[..., 1:]
-        pictures = self.decoder(slots, rows, columns).float()
-        distance = rows.square()[..., :, None] + columns.square()[..., None, :]
-        masks = (pictures[:, :, 3] - self.mask_window.exp() * distance).softmax(dim=1)
-        rgb = pictures[:, :, :3].sigmoid()
+        slots, positions, attention = self._infer(batch["image"], noise)
+        rgb, logits = self._draw(slots, positions)
+        masks = logits.softmax(dim=1)
         return Decomposition(
             recon=torch.einsum("nkhw,nkchw->nchw", masks, rgb),
             masks=masks,
             rgb=rgb,
             slots=slots,
-            extras={"attention": attention.detach().unflatten(-1, grid), "positions": positions},
+            extras={
+                "log_masks": logits.log_softmax(dim=1),
+                "attention": attention.detach(),
+                "positions": positions,
+            },
         )
 
+    def infer_codes(
+        self, image: Float[Tensor, "N 3 H W"], noise: Noise | None = None, *, sample: bool = False
+    ) -> Float[Tensor, "N K Z"]:
+        """What `decode_slots` reads: slot and position side by side. `sample` changes nothing."""
+        slots, positions, _ = self._infer(image, noise)
+        return torch.cat((slots, positions), dim=-1).detach()
+
+    def decode_slots(self, codes: Float[Tensor, "S Z"]) -> Decoding:
+        """RGB in [0, 1] and mask logits of S slots with their positions, each by itself."""
+        rgb, logits = self._draw(codes[None, :, : self.slot_size], codes[None, :, self.slot_size :])
+        return Decoding(rgb[0], logits[0])
+
+    def _infer(self, image: Float[Tensor, "N 3 H W"], noise: Noise | None) -> tuple[Tensor, Tensor, Tensor]:
+        features = self.convolutions(image.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)
+        grid = features.shape[1:3]
+        features = self.tokens(features.flatten(1, 2))
+        with torch.autocast(image.device.type, enabled=False):
+            slots, positions, attention = self.attend(features.float(), noise or standard_normal(image.device))
+        return slots, positions, attention.unflatten(-1, grid)
+
+    def _draw(
+        self, slots: Float[Tensor, "N K D"], positions: Float[Tensor, "N K 2"]
+    ) -> tuple[Float[Tensor, "N K 3 H W"], Float[Tensor, "N K H W"]]:
+        """RGB in [0, 1] and mask logits, which fall with the distance from the slot's position."""
+        rows, columns = self.pixel_rows - positions[..., :1], self.pixel_columns - positions[..., 1:]
+        pictures = self.decoder(slots, rows, columns).float()
+        distance = rows.square()[..., :, None] + columns.square()[..., None, :]
+        return pictures[:, :, :3].sigmoid(), pictures[:, :, 3] - self.mask_window.exp() * distance
+
     def attend(
-        self, features: Float[Tensor, "N P D"], grid: torch.Size, noise: Noise
+        self, features: Float[Tensor, "N P D"], noise: Noise
     ) -> tuple[Float[Tensor, "N K D"], Float[Tensor, "N K 2"], Float[Tensor, "N K P"]]:
         """Rounds of attention within each slot's window; every round moves the window to the mean of what it found."""
         keys, values = self.to_key_value(features).chunk(2, dim=-1)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from core.nn.noise import Noise, ShardedNoise, standard_normal
 from core.nn.slot_attention import compete
 from core.types import Decomposition
-from emorl.models.decoders import DecoderName, build_decoder
+from emorl.models.decoders import DecoderName, Decoding, build_decoder
 from emorl.models.encoder import PixelEncoder
 from emorl.models.gaussian import scale_to_std
 from emorl.models.initialisation import init_small
@@ -51,11 +51,32 @@ class SlotAttention(nn.Module):
         return {"loss": (image - found.recon).square().sum() / len(image)}
 
     def decompose(self, batch: dict[str, Tensor], noise: Noise | None = None) -> Decomposition:
-        """Slots after the last iteration and their pictures. Extras: `attention` of the last iteration (N, K, H, W)."""
-        image = batch["image"]
+        """Slots after the last iteration and their pictures. Extras: `log_masks` and `attention`, both (N, K, H, W)."""
+        slots, attention = self._infer(batch["image"], noise)
+        return self._draw(slots[-1], attention[-1], batch["image"])
+
+    def unroll(self, batch: dict[str, Tensor], noise: Noise | None = None) -> list[Decomposition]:
+        """The decomposition after every iteration, as `decompose` gives the last."""
+        return [self._draw(*found, batch["image"]) for found in zip(*self._infer(batch["image"], noise))]
+
+    def infer_codes(
+        self, image: Float[Tensor, "N 3 H W"], noise: Noise | None = None, *, sample: bool = False
+    ) -> Float[Tensor, "N K D"]:
+        """What `decode_slots` reads: the slots. They have no distribution, so `sample` changes nothing."""
+        return self._infer(image, noise)[0][-1].detach()
+
+    def decode_slots(self, codes: Float[Tensor, "S D"]) -> Decoding:
+        """RGB in [0, 1] and mask logits of S slots, each by itself."""
+        return self.decoder(codes)
+
+    def _infer(self, image: Float[Tensor, "N 3 H W"], noise: Noise | None) -> tuple[list[Tensor], list[Tensor]]:
         features = self.encoder(2 * image - 1).float()
         with torch.autocast(image.device.type, enabled=False):
-            slots, attention = self.attend(features, noise or standard_normal(image.device))
+            return self.attend(features, noise or standard_normal(image.device))
+
+    def _draw(
+        self, slots: Float[Tensor, "N K D"], attention: Float[Tensor, "N K P"], image: Float[Tensor, "N 3 H W"]
+    ) -> Decomposition:
         rgb, logits = self.decoder(slots.flatten(0, 1))
         rgb, logits = (value.unflatten(0, slots.shape[:2]) for value in (rgb, logits))
         masks = logits.softmax(dim=1)
@@ -69,15 +90,21 @@ class SlotAttention(nn.Module):
 
     def attend(
         self, features: Float[Tensor, "N P C"], noise: Noise
-    ) -> tuple[Float[Tensor, "N K D"], Float[Tensor, "N K P"]]:
-        """Sampled initial slots, refined `num_iterations` times (Locatello et al. 2020, algorithm 1)."""
+    ) -> tuple[list[Float[Tensor, "N K D"]], list[Float[Tensor, "N K P"]]]:
+        """Sampled initial slots, refined `num_iterations` times (Locatello et al. 2020, algorithm 1).
+
+        Slots and attention after every iteration.
+        """
         keys, values = self.to_key(features), self.to_value(features)
         shape = (len(features), self.num_slots, self.slot_size)
         mean, scale = self.initial.chunk(2)
         slots = mean + scale_to_std(scale) * noise("init", shape)
+        of_iterations, attentions = [], []
         for _ in range(self.num_iterations):
             queries = self.to_query(self.norm_slots(slots)) * self.slot_size**-0.5
             updates, attention = compete(queries, keys, values)
             slots = self.gru(updates.flatten(0, 1), slots.flatten(0, 1)).view(shape)
             slots = slots + self.mlp(slots)
-        return slots, attention.detach()
+            of_iterations.append(slots)
+            attentions.append(attention.detach())
+        return of_iterations, attentions

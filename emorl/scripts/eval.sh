@@ -9,7 +9,7 @@ NUM_GPUS=${NUM_GPUS:-1}                            # evaluation runs as one proc
 SEED=${SEED:-2}
 DDP_PORT=${DDP_PORT:-29500}
 ENV=${ENV:-clevr6-96x96}
-JSON_FILE=${JSON_file:-${JSON_FILE:-EMORL}}        # EMORL or SlotAttention; JSON_file as in the original
+JSON_FILE=${JSON_file:-${JSON_FILE:-EMORL}}        # EMORL, SlotAttention, EMORL_dci, ...; JSON_file as in the original
 EVAL_TYPE=${EVAL_TYPE:-ARI_MSE_KL}                 # a folder of emorl/configs/test/$ENV
 DATA_PATH=${DATA_PATH:-data/$ENV}
 OUT_DIR=${OUT_DIR:-runs/emorl}
@@ -30,8 +30,11 @@ if [[ $NUM_GPUS != 1 ]]; then
     exit 1
 fi
 
+data=("dataset.data_path=$DATA_PATH")
+[[ $ENV == clevrtex ]] && data=("texdataset.path=$DATA_PATH")
+
 exec "$PYTHON" "$repository/emorl/eval.py" with "$configuration" \
-    dataset.data_path="$DATA_PATH" \
+    "${data[@]}" \
     seed="$SEED" \
     test.DDP_port="$DDP_PORT" \
     test.checkpoint="$CHECKPOINT" \

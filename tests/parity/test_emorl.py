@@ -14,18 +14,18 @@ from core.training.checkpoint import CheckpointFolder
 from core.training.launch import make_accelerator
 from core.training.schedules import warmup_then_decay
 from core.training.trainer import Trainer
-from emorl.evals.ari_mse_kl import resize_masks, score_batch
+from emorl.evals.ari_mse_kl import score_batch
+from emorl.evals.task import resize_masks
 from emorl.models import EfficientMORL, build_model, model_arguments
 from emorl.models.dual_gru import DualGRUCell
 from emorl.models.gaussian import scale_to_std
 from emorl.models.geco import GECO
 from emorl.models.likelihood import gaussian_nll, mixture_nll
 from emorl.original import from_original, to_original
+from tests.parity.emorl_evaluations import check_clevrtex, check_dci, check_routines
 from tests.parity.emorl_metrics import check_ari, check_dataset, check_mse_and_matching, close
 from tests.parity.golden import Case, cases
 
-# The evaluation suite beyond ARI_MSE_KL is not built yet; these are name prefixes.
-PENDING = ("eval-routines", "metric-dci", "clevrtex-evaluator")
 SYSTEM = "emorl"
 
 
@@ -336,6 +336,12 @@ def check_evaluation(case: Case, tmp_path: Path) -> None:
         np.testing.assert_allclose([ours[name].mean(), ours[name].std(correction=0)], [mean, std], rtol=1e-3)
 
 
+def check_evaluation_routines(case: Case, tmp_path: Path) -> None:
+    # GECO's target does not enter the gradient that the refinement sees.
+    geco = {"target": 0.0, "alpha": 0.99, "acceleration": 1.0, "step_size": 1e-6} if _uses_geco(case) else None
+    check_routines(case, efficient_morl(case, geco), tmp_path)
+
+
 def _uses_geco(case: Case) -> bool:
     return bool(case.info["constructor"].get("use_geco"))
 
@@ -354,13 +360,14 @@ ADAPTERS: dict[str, Callable[[Case, Path], None]] = {
     "lib.metrics.pixel_mse, matching_iou": check_mse_and_matching,
     "lib.datasets.HdF5Dataset": check_dataset,
     "eval.py _ari_mse_kl": check_evaluation,
+    "eval.py: preprocessing": check_evaluation_routines,
+    "lib.dci": check_dci,
+    "lib.third_party.clevrtex_eval": check_clevrtex,
 }
 
 
 @pytest.mark.parametrize("case", cases(SYSTEM))
 def test_parity(case: Case, tmp_path: Path) -> None:
-    if case.name.startswith(PENDING):
-        pytest.skip(f"{case.name}: its part of the system is not built yet (PENDING)")
     adapters = [check for klass, check in ADAPTERS.items() if case.info["klass"].startswith(klass)]
     assert adapters, f"{case.name}: no adapter for {case.info['klass']!r}"
     adapters[0](case, tmp_path)
