@@ -48,9 +48,9 @@ class DCI:
 
 def dci(
     codes_train: Codes,
-    factors_train: Factors,
+    factors_train: Shaped[np.ndarray, "_N _F"],
     codes_test: Shaped[np.ndarray, "M D"],
-    factors_test: Shaped[np.ndarray, "M F"],
+    factors_test: Shaped[np.ndarray, "_M _F"],
     discrete: Sequence[bool],
     *,
     seed: int = 0,
