@@ -33,6 +33,8 @@ NET = {
     "use_DualGRU": True,
     "bottom_up_prior": False,
     "reverse_prior_plusplus": True,
+    # Beyond the original:
+    "small_init": True,  # its very small weights; False: PyTorch's, which learn sooner
 }
 DATASET = {"data_path": "", "h5_path": "", "masks": False, "factors": False, "clevr_preprocess_style": ""}
 TEXDATASET = {"path": ""}

@@ -248,7 +248,13 @@ def _plain(value: Any) -> Any:
 
 def _check_same_run(found: tuple[Path, State], identity: dict[str, Any], asked_for: bool) -> None:
     """A run does not continue by itself under another configuration; from a checkpoint that was asked for it may."""
-    differences = config_differences(found[1]["identity"], identity)
+    saved = dict(found[1]["identity"])
+    for section, known in defaults("training").items():
+        if isinstance(known, dict) and section in saved:
+            # A key that did not exist yet when the checkpoint was written had, in effect, its default.
+            new = identity[section].keys() - saved[section].keys()
+            saved[section] = {**saved[section], **{key: _plain(known[key]) for key in new}}
+    differences = config_differences(saved, identity)
     if not differences:
         return
     message = f"{found[0]} was made with another configuration:\n  " + "\n  ".join(differences)

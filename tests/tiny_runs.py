@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.training.checkpoint import State, load
+from core.training.checkpoint import State, load, save
 
 ROOT = Path(__file__).parents[1]
 NET = ("Net.z_size=8", "Net.K=3")
@@ -33,12 +33,14 @@ def train_words(data: Path, out: Path, *overrides: str, model: str = "EMORL") ->
     ]
 
 
-def eval_words(data: Path, out: Path, checkpoint: str, *overrides: str, model: str = "EMORL") -> list[str]:
-    """The evaluation of such a training on eight pictures."""
+def eval_words(
+    data: Path, out: Path, checkpoint: str, *overrides: str, model: str = "EMORL", kind: str = "ARI_MSE_KL"
+) -> list[str]:
+    """An evaluation of such a training, by default on eight pictures."""
     return [
         "emorl/eval.py",
         "with",
-        f"emorl/configs/test/tetrominoes/ARI_MSE_KL/{model}.json",
+        f"emorl/configs/test/tetrominoes/{kind}/{model}.json",
         f"dataset.data_path={data}",
         f"test.out_dir={out}",
         f"test.checkpoint={checkpoint}",
@@ -46,6 +48,18 @@ def eval_words(data: Path, out: Path, checkpoint: str, *overrides: str, model: s
         *NET,
         *overrides,
     ]
+
+
+def write_lively(out: Path, step: int) -> str:
+    """Write a checkpoint like that of `step`, with weights at which masks and pictures differ from slot to slot."""
+    (path,) = out.glob(f"weights/*-state-{step}.pth")
+    state = load(path)
+    generator = torch.Generator().manual_seed(0)
+    for value in state["model"].values():
+        if value.ndim > 1:
+            value.normal_(0, value[0].numel() ** -0.5, generator=generator)
+    save(out / "weights/lively.pth", state)
+    return "lively.pth"
 
 
 def state_of(out: Path, step: int) -> State:

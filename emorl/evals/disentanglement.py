@@ -103,8 +103,8 @@ def collect(task: Task) -> MatchedObjects:
     )
     if len(objects.codes) < FEWEST_OBJECTS:
         raise DataError(
-            f"{task.source.path}: slots hold {len(objects.codes)} of the {num_present} objects in {task.num_images} "
-            f"images, and at least {FEWEST_OBJECTS} are needed to predict factors from. Raise "
+            f"{task.source.path}: slots hold {len(objects.codes)} of the {num_present} objects in "
+            f"{len(codes)} images, and at least {FEWEST_OBJECTS} are needed to predict factors from. Raise "
             "test.num_images_to_process, or train longer"
         )
     return _without_constants(objects)

@@ -31,6 +31,8 @@ def model_arguments(
     if name == "LocalSlotAttention":
         return arguments
     arguments["decoder"] = net["image_decoder"]
+    if not net.get("small_init", True):  # runs of before this key carry no such argument
+        arguments["small_init"] = False
     if name == "SlotAttention":
         return arguments
     if net["bottom_up_prior"] and net["reverse_prior_plusplus"]:

@@ -19,6 +19,12 @@ class DualGRUCell(nn.Module):
         self.bias_ih = nn.Parameter(torch.randn(2, 3 * hidden_size))
         self.bias_hh = nn.Parameter(torch.randn(2, 3 * hidden_size))
 
+    def init_uniform(self) -> None:
+        """The start of `torch.nn.GRUCell`: uniform within 1 / sqrt(hidden size), so that no gate is saturated."""
+        bound = (self.weight_hh.shape[1] // 3) ** -0.5
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
+
     def forward(self, inputs: Float[Tensor, "2 B D_in"], state: Float[Tensor, "2 B D"]) -> Float[Tensor, "2 B D"]:
         from_input = torch.baddbmm(self.bias_ih[:, None], inputs, self.weight_ih.transpose(1, 2)).float()
         from_state = torch.baddbmm(self.bias_hh[:, None], state, self.weight_hh.transpose(1, 2)).float()

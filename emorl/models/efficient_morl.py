@@ -67,6 +67,8 @@ class EfficientMORL(nn.Module):
     `log_std` is the natural log of the image's standard deviation. `refinement_curriculum` holds (from step, I) pairs
     for training; evaluation makes `refinement_iters` steps. With `geco` (GECO's arguments) the nll enters the loss
     through its constraint from the warm start on, in evaluation always: the refinement depends on the nll's weight.
+    `small_init` starts as the original does, with weights so small that slots show plain grey and a DualGRU that
+    saturates; without it PyTorch's defaults apply, and the pictures begin to depend on the slots much sooner.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class EfficientMORL(nn.Module):
         kl_weight: float = 1.0,
         refinement_curriculum: list[tuple[int, int]] | None = None,
         geco: dict[str, float] | None = None,
+        small_init: bool = True,
     ):
         super().__init__()
         if num_layers < 1:
@@ -106,7 +109,10 @@ class EfficientMORL(nn.Module):
         self.images_per_chunk: int | None = None
         """Images that the decoder scores at a time. Bounds the memory, changes no number beyond rounding. None chooses:
         one on the CPU, whose caches it suits, all on a GPU."""
-        self._init_weights()
+        if small_init:
+            self._init_weights()
+        elif dual_gru:
+            self.inference.gru.init_uniform()
 
     def _init_weights(self) -> None:
         """Very small weights, except where the original keeps PyTorch's: positions of the encoder, norms, GRUs."""

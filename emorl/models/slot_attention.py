@@ -14,7 +14,10 @@ from emorl.models.initialisation import init_small
 
 
 class SlotAttention(nn.Module):
-    """Slot Attention autoencoder with EfficientMORL's encoder and decoders; three iterations, squared-error loss."""
+    """Slot Attention autoencoder with EfficientMORL's encoder and decoders; three iterations, squared-error loss.
+
+    `small_init` starts the decoder with very small weights, as the original; without it PyTorch's defaults apply.
+    """
 
     def __init__(
         self,
@@ -23,6 +26,7 @@ class SlotAttention(nn.Module):
         slot_size: int,
         decoder: DecoderName = "small",
         num_iterations: int = 3,
+        small_init: bool = True,
     ):
         super().__init__()
         self.num_slots = num_slots
@@ -41,7 +45,8 @@ class SlotAttention(nn.Module):
         self.decoder = build_decoder(decoder, slot_size, image_size)
         self.noise: ShardedNoise | None = None
         """Set by a training run, so that the draws are a function of (seed, step); else the global generator draws."""
-        init_small(self.decoder)
+        if small_init:
+            init_small(self.decoder)
 
     def loss(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         """Squared error summed over pixels and channels, mean over images; `batch["image"]` (N, 3, H, W) in [0, 1]."""

@@ -14,7 +14,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from core.data.loader import epoch_order
 from core.data.multi_object_h5 import MultiObjectH5
 from core.runs import load_model
-from core.training.checkpoint import save
 from tests.conftest import Runner
 from tests.tiny_runs import (
     ROOT,
@@ -25,6 +24,7 @@ from tests.tiny_runs import (
     scalars,
     state_of,
     train_words,
+    write_lively,
 )
 
 SCALARS = {"train/total_loss", "train/NLL", "train/KL", "train/KL_beta", "train/lr"}
@@ -171,15 +171,10 @@ def test_results_do_not_depend_on_the_batch_size_of_evaluation(
 ) -> None:
     done = run(*train_words(tetrominoes, tmp_path, "training.iters=1", model=model))
     assert done.returncode == 0, done.stderr
-    state = state_of(tmp_path, 1)
-    generator = torch.Generator().manual_seed(0)
-    for value in state["model"].values():  # weights at which masks and pictures differ from slot to slot
-        if value.ndim > 1:
-            value.normal_(0, value[0].numel() ** -0.5, generator=generator)
-    save(tmp_path / "weights/lively.pth", state)
+    lively = write_lively(tmp_path, 1)
     results = {}
     for size in (1, 5, 32):
-        done = run(*eval_words(tetrominoes, tmp_path, "lively.pth", f"test.batch_size={size}", model=model))
+        done = run(*eval_words(tetrominoes, tmp_path, lively, f"test.batch_size={size}", model=model))
         assert done.returncode == 0, done.stderr
         results[size] = evaluated(tmp_path, "lively.pth")["per_image"]
     assert np.std(results[1]["mse"]) > 1e-4

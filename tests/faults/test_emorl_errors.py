@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from core.training.checkpoint import load, save
 from tests.conftest import Runner
 from tests.tiny_runs import ROOT, assert_same_weights, eval_words, scalars, state_of, train_words
 
@@ -187,6 +188,18 @@ def test_changed_configuration_in_an_old_run_folder(run: Runner, tetrominoes: Pa
     assert "training.load_from_checkpoint=True training.checkpoint=tiny-state-5.pth to continue with" in message
     assert contents(copy) == before
     assert (copy / "weights/tiny.run.json").read_text() == record
+
+
+def test_checkpoint_from_before_a_key_existed_continues(run: Runner, tetrominoes: Path, copy: Path) -> None:
+    path = copy / "weights/tiny-state-5.pth"
+    state = load(path)
+    del state["identity"]["Net"]["small_init"]
+    save(path, state)
+    done = run(*train_words(tetrominoes, copy, "training.iters=6"))
+    assert done.returncode == 0, done.stderr
+    assert f"continuing {path} after step 5" in done.stdout
+    message = message_of(run(*train_words(tetrominoes, copy, "training.iters=7", "Net.small_init=False")))
+    assert "Net.small_init: True -> False" in message
 
 
 def test_weights_of_another_architecture(run: Runner, tetrominoes: Path, trained: Path) -> None:
