@@ -106,7 +106,16 @@ def load_for_evaluation(config: dict[str, Any], path: Path) -> nn.Module:
             f"Set test.use_geco={with_geco}"
         )
     load_weights(model, weights, path)
+    _note_differences(state.get("run"), arguments_of_model(config, "test")["arguments"])
     return model
+
+
+def _note_differences(record: dict[str, Any] | None, arguments: dict[str, Any]) -> None:
+    """Say what was otherwise in training, where it changes results without changing the weights' shapes."""
+    trained = (record or {}).get("arguments", {}).get("arguments", {})
+    for name in ("num_slots", "num_layers", "log_std", "likelihood", "prior"):
+        if name in trained and trained[name] != arguments.get(name):
+            print(f"note: trained with {name}={trained[name]}, evaluated with {arguments.get(name)}")
 
 
 @dataclass(frozen=True)
