@@ -34,11 +34,17 @@ def write_ranges(task: Task) -> Float64[Tensor, "Z 2"]:
         high = codes.amax(dim=0) if high is None else torch.maximum(high, codes.amax(dim=0))
     ranges = torch.stack((low, high), dim=1).double().cpu()
     task.write_text(RANGES, "".join(f"{least},{largest}\n" for least, largest in ranges.tolist()))
+    least, largest = ranges.t().tolist()
+    task.write_json("z_range.json", {"num_images": _num_range_images(task), "min": least, "max": largest})
     return ranges
 
 
+def _num_range_images(task: Task) -> int:
+    return min(task.range_images, len(task.source))
+
+
 def preprocess(task: Task) -> None:
-    """Write z_range.txt and print it."""
+    """Write z_range.txt (and .json) and print it."""
     ranges = write_ranges(task)
     print(f"{'dimension':<10} {'min':>10} {'max':>10}")
     for dimension, (low, high) in enumerate(ranges.tolist()):
@@ -87,8 +93,8 @@ def measure_activeness(task: Task, slots: Tensor | None = None) -> Float[Tensor,
     return found
 
 
-def report_activeness(task: Task) -> None:
-    """Measure activeness, print the dimensions from most to least active, write activeness.json."""
+def report_activeness(task: Task) -> list[int]:
+    """Measure activeness, print and return the dimensions from most to least active, and write activeness.json."""
     mean = measure_activeness(task).double().mean(dim=0)
     order = mean.argsort(descending=True, stable=True)
     print(f"{'dimension':<10} {'activeness':>10}")
@@ -99,10 +105,12 @@ def report_activeness(task: Task) -> None:
         {
             "protocol": "variance of the picture over 6 values of one dimension of a random slot, mean over pixels, "
             "channels and images",
+            "num_images": _num_range_images(task),
             "mean": mean.tolist(),
             "dimensions_from_most_active": order.tolist(),
         },
     )
+    return order.tolist()
 
 
 def traversal_values(ranges: Float64[Tensor, "Z 2"], as_original: bool = False) -> Float64[Tensor, "Z T"]:
@@ -122,9 +130,10 @@ def draw_traversals(task: Task, slots: list[int]) -> dict[int, Float[Tensor, "Z 
 
     Per slot a row of eight pictures per dimension, 2 pixels apart. Writes slots_{slot}_disentanglement.npy (the rows
     below each other) and the same as .png, ground_truth.npy [1, 3, H, W] in [-1, 1], and masks.npy, the masks of the
-    picture that was decoded last.
+    picture that was decoded last. traversals.json names the image and the values.
     """
-    batch, noise = task.one_image(min(task.num_images, len(task.source)) - 1)
+    index = min(task.num_images, len(task.source)) - 1
+    batch, noise = task.one_image(index)
     codes = task.model.infer_codes(batch["image"], noise, sample=True)[0]
     values = traversal_values(read_ranges(task, codes.shape[1]), task.as_original).to(codes.device)
     rows = {}
@@ -139,6 +148,7 @@ def draw_traversals(task: Task, slots: list[int]) -> dict[int, Float[Tensor, "Z 
         masks = task.model.decode_slots(codes)[1].softmax(dim=0).cpu()
     task.write_array("masks.npy", image_grid(masks[:, None]).float().numpy())
     task.write_array("ground_truth.npy", (2 * batch["image"].cpu() - 1).float().numpy())
+    task.write_json("traversals.json", {"image": index, "slots": slots, "values": values.tolist()})
     return rows
 
 
@@ -154,7 +164,7 @@ def make_gifs(task: Task) -> None:
     slot_{k}_row_{r}.gif shows slot k while the dimension that is number r in activeness takes eight values.
     """
     write_ranges(task)
-    most_active = measure_activeness(task).mean(dim=0).argsort(descending=True, stable=True)[:MOST_ACTIVE].tolist()
+    most_active = report_activeness(task)[:MOST_ACTIVE]
     rows = draw_traversals(task, list(range(task.model.num_slots)))
     for slot, of_slot in rows.items():
         width = (of_slot.shape[3] - 2) // NUM_STEPS
@@ -162,7 +172,6 @@ def make_gifs(task: Task) -> None:
             strip = _uint8(of_slot[dimension])
             frames = np.stack([strip[:, f * width : (f + 1) * width] for f in range(NUM_STEPS)])
             save_gif(task.folder / f"slot_{slot}_row_{row}.gif", frames, FPS)
-    print(f"dimensions from most active: {', '.join(map(str, most_active))}")
     print(f"{len(rows) * len(most_active)} gifs in {task.folder}")
 
 

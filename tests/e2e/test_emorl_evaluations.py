@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.metrics import adjusted_rand_score
 
 from core.data.multi_object_h5 import MultiObjectH5
 from core.data.safe_pickle import load_pickle
@@ -106,7 +107,7 @@ def test_a_traversal_measures_the_ranges_if_nobody_did(
     words = words_for("disentanglement", "_viz", tetrominoes, lively, "test.experiment_name=fresh")
     assert "z_range.txt yet: measuring the range of the latents first" in succeed(run(*words))
     assert names(results(lively[0], "fresh"), "*") == {
-        *("z_range.txt", "masks.npy", "ground_truth.npy"),
+        *("z_range.txt", "z_range.json", "traversals.json", "masks.npy", "ground_truth.npy"),
         *("slots_0_disentanglement.npy", "slots_0_disentanglement.png"),
     }
 
@@ -146,9 +147,8 @@ def test_rinfo(run: Runner, tetrominoes: Path, lively: tuple[Path, str]) -> None
     out, model = lively
     succeed(run(*words_for("sample_viz", "", tetrominoes, lively, "test.num_images_to_process=3")))
     folder = results(out, "visualizations")
-    assert names(folder, "*") == {
-        f"{stem}_{i}.{kind}" for i in range(3) for stem, kind in (("rinfo", "pkl"), ("panel", "png"))
-    }
+    files = {name for i in range(3) for name in (f"rinfo_{i}.pkl", f"panel_{i}.png")}
+    assert names(folder, "*") == {"sample_viz.json", *files}
     source = MultiObjectH5(tetrominoes / "tetrominoes_test.h5", "test", masks=True)
     num_steps = 6 if model == "EMORL" else 3  # three layers and three refinements; three iterations
     for i in range(3):
@@ -172,6 +172,12 @@ def test_rinfo(run: Runner, tetrominoes: Path, lively: tuple[Path, str]) -> None
         on_white = content["outputs"]["components"] - (1 - masks)
         np.testing.assert_allclose(on_white.sum(axis=2), content["outputs"]["recons"], atol=1e-5)
         assert masks.std(axis=2).max() > 0.01  # slots differ
+        scores = json.loads((folder / "sample_viz.json").read_text())
+        error = ((content["outputs"]["recons"] - content["data"]["image"][:, None]) ** 2).mean(axis=(0, 2, 3, 4))
+        assert scores["per_image_and_step"]["mse"][i] == pytest.approx(error, rel=1e-4)
+        predicted, pixels = masks[0, -1, ..., 0].argmax(axis=0), sample["mask"][0].numpy() > 0
+        ari = adjusted_rand_score(sample["mask"][0].numpy()[pixels], predicted[pixels])
+        assert scores["per_image_and_step"]["fg_ari"][i][-1] == pytest.approx(ari, abs=1e-6)
 
 
 def test_clevrtex_statistics(run: Runner, tetrominoes: Path, lively: tuple[Path, str]) -> None:
