@@ -10,23 +10,19 @@ import fcntl
 import functools
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
-import signal
-import threading
 import time
 import zlib
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import h5py
 import numpy as np
 from jaxtyping import Float32, UInt8
 from tqdm import tqdm
+
+from core.synth.parallel import ordered_map
 
 FORMAT_VERSION = 1
 
@@ -53,12 +49,13 @@ def write_h5(
     seed: int,
     workers: int = 1,
     force: bool = False,
+    draws: str | None = None,
 ) -> int:
     """Write `count` draws of `sample` to `path`; returns how many this call drew, 0 if the file was already complete.
 
-    Sample i depends on (seed, split, i) only, so the bytes of the file do not depend on `workers` or interruptions.
-    Work in progress stands in `<path>.partial`, which another call with the same settings continues. `sample` must be
-    picklable if `workers` > 1; `generator` and `options` describe it in the file.
+    Sample i depends on (seed, `draws`, i) only, by default the split, so the bytes of the file do not depend on
+    `workers` or interruptions. Work in progress stands in `<path>.partial`, which another call with the same settings
+    continues. `sample` must be picklable if `workers` > 1; `generator` and `options` describe it in the file.
 
     FileExistsError if `path` exists, or `<path>.partial` was begun, with other settings, unless `force` (which draws
     everything anew and replaces `path` only when it is complete); OSError if the disk is full or the file cannot be
@@ -67,7 +64,8 @@ def write_h5(
     for name, value, least in (("count", count, 1), ("workers", workers, 1), ("seed", seed, 0)):
         if not least <= value < 2**63:
             raise ValueError(f"{name}: expected at least {least} and less than 2**63, found {value}")
-    first = _draw(sample, seed, split, (0, 1))
+    draws = draws or split
+    first = _draw(sample, seed, draws, (0, 1))
     settings = {
         "generator": generator,
         "options": json.dumps(options, sort_keys=True),
@@ -96,7 +94,7 @@ def write_h5(
         )
     if not partial.exists():
         _create(partial, settings, first, factor_names)
-    blocks = functools.partial(_blocks, functools.partial(_draw, sample, seed, split), count, workers)
+    blocks = functools.partial(_blocks, functools.partial(_draw, sample, seed, draws), count, workers)
     return _fill(path, partial, count, blocks)
 
 
@@ -225,34 +223,6 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _blocks(draw: Callable[[tuple[int, int]], Block], count: int, workers: int, begin: int) -> Iterator[Block]:
-    """Samples begin..count in order, drawn here or by `workers` processes that run a few blocks ahead."""
+    """Samples begin..count in order."""
     spans = ((start, min(start + _BLOCK_SAMPLES, count)) for start in range(begin, count, _BLOCK_SAMPLES))
-    if workers == 1:
-        yield from map(draw, spans)
-        return
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_end_with_parent) as pool:
-        pending = deque()
-        try:
-            for span in spans:
-                pending.append(pool.submit(draw, span))
-                if len(pending) > 4 * workers:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        except BrokenProcessPool as error:
-            raise RuntimeError(
-                "a worker process was killed (out of memory?); repeat the command to continue, with fewer workers if "
-                "memory is short"
-            ) from error
-
-
-def _end_with_parent() -> None:
-    """A worker leaves Ctrl-C to its parent and ends when the parent is gone, even by kill -9."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def watch() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    return ordered_map(draw, spans, workers)

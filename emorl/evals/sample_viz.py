@@ -29,7 +29,8 @@ def export(task: Task) -> None:
     scores = {"fg_ari": [], "mse": []}
     for index in tqdm(range(size), desc="sample_viz", unit="img"):
         batch, noise = task.one_image(index)
-        steps = [step.detach().cpu() for step in _steps(task, batch, noise)]
+        with torch.no_grad():
+            steps = [step.detach().cpu() for step in task.model.unroll(batch, noise)]
         batch = {name: value.cpu() for name, value in batch.items()}
         for name, values in _score(batch, steps).items():
             scores[name].append(values)
@@ -52,13 +53,6 @@ def _score(batch: dict[str, Tensor], steps: list[Decomposition]) -> dict[str, li
         "fg_ari": [float(foreground_ari(batch["mask"], predicted, undefined=0.0)) for predicted in labels],
         "mse": [float(mse(step.recon, batch["image"])) for step in steps],
     }
-
-
-def _steps(task: Task, batch: dict[str, Tensor], noise) -> list[Decomposition]:
-    with torch.no_grad():
-        if hasattr(task.model, "unroll"):
-            return task.model.unroll(batch, noise)
-        return [task.model.decompose(batch, noise)]
 
 
 def rinfo(batch: dict[str, Tensor], steps: list[Decomposition], num_entities: int | None) -> dict[str, Any]:

@@ -79,58 +79,57 @@ class LocalSlotAttention(nn.Module):
         return {"loss": (image - found.recon).square().sum() / len(image)}
 
     def decompose(self, batch: dict[str, Tensor], noise: Noise | None = None) -> Decomposition:
-        """Slots after the last iteration and their pictures.
+        """Slots after the last iteration, each with its position behind it (N, K, D + 2), and their pictures.
 
-        Extras: `attention` (N, K, H / 2, W / 2) of the last iteration and `positions` (N, K, 2).
+        Extras: `log_masks` (N, K, H, W) and `attention` (N, K, H / 2, W / 2).
         """
-        slots, positions, attention = self._infer(batch["image"], noise)
-        rgb, logits = self._draw(slots, positions)
+        return self._draw(*(found[-1] for found in self._infer(batch["image"], noise)))
+
+    def unroll(self, batch: dict[str, Tensor], noise: Noise | None = None) -> list[Decomposition]:
+        """The decomposition after every iteration, as `decompose` gives the last."""
+        return [self._draw(*found) for found in zip(*self._infer(batch["image"], noise))]
+
+    def infer_codes(
+        self, image: Float[Tensor, "N 3 H W"], noise: Noise | None = None, *, sample: bool = False
+    ) -> Float[Tensor, "N K Z"]:
+        """What `decode_slots` reads: slots with their positions. `sample` changes nothing."""
+        return self._infer(image, noise)[0][-1].detach()
+
+    def decode_slots(self, codes: Float[Tensor, "S Z"]) -> Decoding:
+        """RGB in [0, 1] and mask logits, which fall with the distance from the slot's position, of S codes."""
+        slots, positions = codes.split((self.slot_size, 2), dim=-1)
+        rows, columns = self.pixel_rows - positions[:, :1], self.pixel_columns - positions[:, 1:]
+        pictures = self.decoder(slots, rows, columns).float()
+        distance = rows.square()[:, :, None] + columns.square()[:, None, :]
+        return Decoding(pictures[:, :3].sigmoid(), pictures[:, 3] - self.mask_window.exp() * distance)
+
+    def _infer(self, image: Float[Tensor, "N 3 H W"], noise: Noise | None) -> tuple[list[Tensor], list[Tensor]]:
+        """Codes and attention after every iteration."""
+        features = self.convolutions(image.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)
+        grid = features.shape[1:3]
+        features = self.tokens(features.flatten(1, 2))
+        with torch.autocast(image.device.type, enabled=False):
+            codes, attentions = self.attend(features.float(), noise or standard_normal(image.device))
+        return codes, [attention.detach().unflatten(-1, grid) for attention in attentions]
+
+    def _draw(self, codes: Float[Tensor, "N K Z"], attention: Float[Tensor, "N K H2 W2"]) -> Decomposition:
+        rgb, logits = (value.unflatten(0, codes.shape[:2]) for value in self.decode_slots(codes.flatten(0, 1)))
         masks = logits.softmax(dim=1)
         return Decomposition(
             recon=torch.einsum("nkhw,nkchw->nchw", masks, rgb),
             masks=masks,
             rgb=rgb,
-            slots=slots,
-            extras={
-                "log_masks": logits.log_softmax(dim=1),
-                "attention": attention.detach(),
-                "positions": positions,
-            },
+            slots=codes,
+            extras={"log_masks": logits.log_softmax(dim=1), "attention": attention},
         )
-
-    def infer_codes(
-        self, image: Float[Tensor, "N 3 H W"], noise: Noise | None = None, *, sample: bool = False
-    ) -> Float[Tensor, "N K Z"]:
-        """What `decode_slots` reads: slot and position side by side. `sample` changes nothing."""
-        slots, positions, _ = self._infer(image, noise)
-        return torch.cat((slots, positions), dim=-1).detach()
-
-    def decode_slots(self, codes: Float[Tensor, "S Z"]) -> Decoding:
-        """RGB in [0, 1] and mask logits of S slots with their positions, each by itself."""
-        rgb, logits = self._draw(codes[None, :, : self.slot_size], codes[None, :, self.slot_size :])
-        return Decoding(rgb[0], logits[0])
-
-    def _infer(self, image: Float[Tensor, "N 3 H W"], noise: Noise | None) -> tuple[Tensor, Tensor, Tensor]:
-        features = self.convolutions(image.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)
-        grid = features.shape[1:3]
-        features = self.tokens(features.flatten(1, 2))
-        with torch.autocast(image.device.type, enabled=False):
-            slots, positions, attention = self.attend(features.float(), noise or standard_normal(image.device))
-        return slots, positions, attention.unflatten(-1, grid)
-
-    def _draw(
-        self, slots: Float[Tensor, "N K D"], positions: Float[Tensor, "N K 2"]
-    ) -> tuple[Float[Tensor, "N K 3 H W"], Float[Tensor, "N K H W"]]:
-        """RGB in [0, 1] and mask logits, which fall with the distance from the slot's position."""
-        rows, columns = self.pixel_rows - positions[..., :1], self.pixel_columns - positions[..., 1:]
-        pictures = self.decoder(slots, rows, columns).float()
-        distance = rows.square()[..., :, None] + columns.square()[..., None, :]
-        return pictures[:, :, :3].sigmoid(), pictures[:, :, 3] - self.mask_window.exp() * distance
 
     def attend(
         self, features: Float[Tensor, "N P D"], noise: Noise
-    ) -> tuple[Float[Tensor, "N K D"], Float[Tensor, "N K 2"], Float[Tensor, "N K P"]]:
-        """Rounds of attention within each slot's window; every round moves the window to the mean of what it found."""
+    ) -> tuple[list[Float[Tensor, "N K Z"]], list[Float[Tensor, "N K P"]]]:
+        """Rounds of attention within each slot's window; every round moves the window to the mean of what it found.
+
+        Slots with positions, and attention, after every round.
+        """
         keys, values = self.to_key_value(features).chunk(2, dim=-1)
         weights = MAX_LOG_WEIGHT * (self.token_weight(features) / MAX_LOG_WEIGHT).tanh()
         weights = weights.exp().transpose(1, 2)
@@ -140,6 +139,7 @@ class LocalSlotAttention(nn.Module):
         slots = self.initial_mean + self.initial_log_std.exp() * noise("init", (*shape, self.slot_size))
         uniform = torch.special.ndtr(noise("positions", (*shape, 2)))
         positions = (0.15 + 0.7 * uniform) * uniform.new_tensor(self.extent)
+        codes, attentions = [], []
         for _ in range(self.num_iterations):
             queries = self.to_query(self.norm_slots(slots)) * self.slot_size**-0.5
             distance = (places - positions[:, :, None]).square().sum(dim=-1)
@@ -150,7 +150,9 @@ class LocalSlotAttention(nn.Module):
             positions = share @ places
             slots = self.gru((share @ values).flatten(0, 1), slots.flatten(0, 1)).unflatten(0, shape)
             slots = slots + self.mlp(slots)
-        return slots, positions, attention
+            codes.append(torch.cat((slots, positions), dim=-1))
+            attentions.append(attention)
+        return codes, attentions
 
 
 class LowRankDecoder(nn.Module):
@@ -173,10 +175,10 @@ class LowRankDecoder(nn.Module):
         self.bias = nn.Parameter(torch.zeros(4, 1, 1))
 
     def forward(
-        self, slots: Float[Tensor, "N K D"], rows: Float[Tensor, "N K H"], columns: Float[Tensor, "N K W"]
-    ) -> Float[Tensor, "N K 4 H W"]:
-        of_row, of_column = self.slot(slots)[:, :, None].chunk(2, dim=-1)
+        self, slots: Float[Tensor, "S D"], rows: Float[Tensor, "S H"], columns: Float[Tensor, "S W"]
+    ) -> Float[Tensor, "S 4 H W"]:
+        of_row, of_column = self.slot(slots)[:, None].chunk(2, dim=-1)
         of_row = self.row(of_row + self.row_place(fourier_features(rows, self.num_frequencies)))
         of_column = self.column(of_column + self.column_place(fourier_features(columns, self.num_frequencies)))
-        of_row, of_column = (value.unflatten(-1, (4, self.rank)).transpose(2, 3) for value in (of_row, of_column))
-        return of_row @ of_column.transpose(3, 4) + self.bias
+        of_row, of_column = (value.unflatten(-1, (4, self.rank)).transpose(1, 2) for value in (of_row, of_column))
+        return of_row @ of_column.transpose(2, 3) + self.bias

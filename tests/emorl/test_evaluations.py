@@ -175,12 +175,12 @@ def test_every_model_runs_every_evaluation(source: MultiObjectH5, tmp_path: Path
     num_dimensions = 8 if name == "LocalSlotAttention" else 6  # position included
     assert len(list(tmp_path.glob("slot_*_row_*.gif"))) == 3 * num_dimensions
     sample_viz.export(task)
-    num_steps = 1 if name == "LocalSlotAttention" else 3
+    num_steps = 4 if name == "LocalSlotAttention" else 3
     content = load_pickle(tmp_path / "rinfo_1.pkl")
     outputs = content["outputs"]
     assert outputs["recons"].shape == (1, num_steps, 35, 35, 3)
     assert outputs["pred_mask"].shape == outputs["attention"].shape == (1, num_steps, 3, 35, 35, 1)
-    assert outputs["slots"].shape == (1, num_steps, 3, 6)
+    assert outputs["slots"].shape == (1, num_steps, 3, num_dimensions)
     assert content["data"]["true_mask"].shape == (1, 4, 1, 35, 35)
     np.testing.assert_allclose(outputs["pred_mask"].sum(axis=2), 1, atol=1e-5)
     np.testing.assert_allclose(np.log(outputs["pred_mask"]), outputs["pred_mask_logits"], atol=1e-4)
@@ -201,6 +201,7 @@ def test_codes_decode_to_the_decomposition(source: MultiObjectH5, name: str):
         found: Decomposition = model.decompose({"image": image}, noise(range(2)))
         codes = model.infer_codes(image, noise(range(2)))
         rgb, logits = model.decode_slots(codes.flatten(0, 1))
+    assert torch.equal(codes, found.slots)
     torch.testing.assert_close(rgb.unflatten(0, (2, 3)), found.rgb)
     torch.testing.assert_close(logits.unflatten(0, (2, 3)).softmax(dim=1), found.masks)
 

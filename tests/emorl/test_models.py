@@ -65,7 +65,9 @@ def test_decomposition_is_valid(build) -> None:
     assert found.masks.shape == (2, SLOTS, SIDE, SIDE)
     torch.testing.assert_close(found.masks.sum(dim=1), torch.ones(2, SIDE, SIDE))
     torch.testing.assert_close(found.recon, (found.masks[:, :, None] * found.rgb).sum(dim=1))
-    assert found.slots.shape == (2, SLOTS, SIZE)
+    with_position = 2 if isinstance(model, LocalSlotAttention) else 0
+    assert found.slots.shape == (2, SLOTS, SIZE + with_position)
+    assert found.slots.shape == model.infer_codes(images(), fixed_noise()).shape
 
 
 @pytest.mark.parametrize("build", list(every_model()))

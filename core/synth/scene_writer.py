@@ -1,0 +1,158 @@
+"""Data sets of one or more files per scene: complete scenes only, whatever happens while they are written."""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from core.synth.parallel import ordered_map
+
+Files = dict[str, bytes]
+"""Contents by path below the root of the data set."""
+
+DESCRIPTION = "dataset.json"
+_JOURNAL = ".scenes-written"
+_FREE_TO_CHANGE = ("count", "complete", "made_in_seconds")
+
+
+def write_scenes(
+    root: Path,
+    make: Callable[[int], Files],
+    count: int,
+    description: dict[str, Any],
+    *,
+    finish: Callable[[], Files] | None = None,
+    workers: int = 1,
+    force: bool = False,
+) -> int:
+    """Write the files of scenes 0 to `count` - 1 below `root`; returns how many this call made.
+
+    `make(i)` is a function of i alone, so that neither the number of workers nor interruptions change a byte, and a
+    data set can be continued to a larger `count`. A scene counts when all its files are on disk, under their final
+    names; the journal `.scenes-written` says which are. `dataset.json` holds `description`, the count, and the word
+    "generated"; `finish()` gives the files that cover all scenes (lists, tables), written last.
+
+    FileExistsError if `root` holds a data set of another description, unless `force`, which begins anew; OSError if a
+    file cannot be written; BlockingIOError if another process is writing it.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BlockingIOError(error.errno, f"{root} is being written by another process") from error
+        replaces = force and _clear(root, make)
+        written = set() if replaces else _begin(root, description, count)
+        if replaces:
+            _describe(root, description, count, complete=False)
+        missing = [scene for scene in range(count) if scene not in written]
+        if missing or not _is_complete(root):
+            _write_missing(root, make, missing, count, workers)
+            for path, content in (finish() if finish else {}).items():
+                write_file(root / path, content)
+            _describe(root, description, count, complete=True)
+            (root / _JOURNAL).unlink(missing_ok=True)
+    (root / ".lock").unlink(missing_ok=True)
+    return len(missing)
+
+
+def _begin(root: Path, description: dict[str, Any], count: int) -> set[int]:
+    """Scenes that are complete already. Raises FileExistsError."""
+    path = root / DESCRIPTION
+    if path.exists():
+        found = json.loads(path.read_text())
+        wanted = json.loads(json.dumps(description))
+        different = [key for key in {**found, **wanted} if key not in (*_FREE_TO_CHANGE, "generated")]
+        different = [key for key in different if found.get(key) != wanted.get(key)]
+        if different:
+            lines = "; ".join(f"{key}: {found.get(key)!r} there, {wanted.get(key)!r} asked for" for key in different)
+            raise FileExistsError(
+                f"{root} holds another data set ({lines}). Pass --force to overwrite it, or write to another folder."
+            )
+        if found["complete"]:
+            done = set(range(found["count"]))
+        else:
+            done = _read_journal(root / _JOURNAL)
+        if count < found["count"] and found["complete"]:
+            raise FileExistsError(
+                f"{root} holds {found['count']:,} scenes of this description, {count:,} are asked for. Pass --force to "
+                "begin anew, or write to another folder."
+            )
+        if not found["complete"] or count == found["count"]:
+            return done
+        with (root / _JOURNAL).open("w") as journal:  # to be continued
+            journal.writelines(f"{scene}\n" for scene in sorted(done))
+        _describe(root, description, count, complete=False)
+        return done
+    if any(entry.name != ".lock" for entry in root.iterdir()):
+        raise FileExistsError(f"{root} is not empty, and holds no {DESCRIPTION} of ours. Write to another folder.")
+    _describe(root, description, count, complete=False)
+    return set()
+
+
+def _clear(root: Path, make: Callable[[int], Files]) -> bool:
+    """Remove what an earlier call wrote, and nothing that it did not; whether there was anything of ours."""
+    if not (root / DESCRIPTION).exists():
+        return False
+    for name in (_JOURNAL, *{Path(path).parts[0] for path in make(0)}):
+        if (root / name).is_dir():
+            shutil.rmtree(root / name)
+        else:
+            (root / name).unlink(missing_ok=True)
+    (root / DESCRIPTION).unlink()
+    return True
+
+
+def _is_complete(root: Path) -> bool:
+    return json.loads((root / DESCRIPTION).read_text())["complete"]
+
+
+def _read_journal(path: Path) -> set[int]:
+    """A line that a crash cut short does not end in a newline."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return {int(line) for line in lines if line.endswith("\n")}
+
+
+def _write_missing(root: Path, make: Callable[[int], Files], missing: list[int], count: int, workers: int) -> None:
+    done = count - len(missing)
+    with (
+        (root / _JOURNAL).open("a+b") as journal,
+        tqdm(total=count, initial=done, desc=root.name, unit="scene", disable=None) as bar,
+    ):
+        if journal.tell() and not (root / _JOURNAL).read_bytes().endswith(b"\n"):
+            journal.write(b"\n")
+        for scene, files in zip(missing, ordered_map(make, missing, workers)):
+            try:
+                for path, content in files.items():
+                    write_file(root / path, content)
+                journal.write(f"{scene}\n".encode())
+                journal.flush()
+            except OSError as error:
+                raise OSError(
+                    error.errno,
+                    f"{error.filename or root} cannot be written: {error.strerror or error}. {root} keeps {done:,} of "
+                    f"{count:,} scenes: make room and repeat the command to continue",
+                ) from error
+            done += 1
+            bar.update()
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file, creating its folder; a reader sees the old file or the whole of the other one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _describe(root: Path, description: dict[str, Any], count: int, complete: bool) -> None:
+    content = {"generated": True, **description, "count": count, "complete": complete}
+    write_file(root / DESCRIPTION, (json.dumps(content, indent=2) + "\n").encode())
