@@ -136,19 +136,24 @@ SETS = {
 def write_set(
     name: str, root: Path, scenes: int, *, seed: int = 0, workers: int = 1, force: bool = False, **chosen: int | float
 ) -> tuple[Path, int]:
-    """Make `scenes` scenes of the set `name` below `root`; the folder, and how many this call made.
+    """Make `scenes` scenes of the set `name` below `root`, and a preview; the folder, and how many this call made.
 
     `chosen` replaces defaults of the set's options. Raises what `write_scenes` raises, ValueError for options out of
     range.
     """
     made = SETS[name]
+    from core.synth.preview import write_preview
+
     options = {**made.options, **chosen}
     check_options(name, options)
     folder = root / made.folder
     make = functools.partial(made.make, seed=seed, **made.constants, **options)
     description = {"name": name, "what": made.what, "version": 1, "seed": seed, "options": options}
     finish = functools.partial(made.finish, folder, scenes, options) if made.finish else None
-    return folder, write_scenes(folder, make, scenes, description, finish=finish, workers=workers, force=force)
+    number = write_scenes(folder, make, scenes, description, finish=finish, workers=workers, force=force)
+    if number:
+        write_preview(folder, options.get("fps"))
+    return folder, number
 
 
 def check_options(name: str, options: Options) -> None:

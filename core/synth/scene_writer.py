@@ -99,7 +99,7 @@ def _clear(root: Path, make: Callable[[int], Files]) -> bool:
     """Remove what an earlier call wrote, and nothing that it did not; whether there was anything of ours."""
     if not (root / DESCRIPTION).exists():
         return False
-    for name in (_JOURNAL, *{Path(path).parts[0] for path in make(0)}):
+    for name in (_JOURNAL, "preview.png", "preview.gif", *{Path(path).parts[0] for path in make(0)}):
         if (root / name).is_dir():
             shutil.rmtree(root / name)
         else:

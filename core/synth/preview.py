@@ -1,0 +1,63 @@
+"""What a rendered data set looks like: preview.png, and preview.gif for videos, from its own files."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from core.viz.gifs import save_gif
+from core.viz.overlays import contact_sheet, overlay
+from core.viz.panels import save_png
+
+MOST_SCENES = 8
+FRAMES_OF_SHEET = 8
+Frame = tuple[np.ndarray, np.ndarray | None]
+"""A picture and the labels of its pixels, where the set has them."""
+
+
+def write_preview(folder: Path, fps: float | None = None) -> None:
+    """Pictures of the first scenes above the same with their masks; videos, a row of frames each, with `fps`."""
+    if fps:
+        videos = list(_videos(folder))
+        pictures = []
+        for frames in videos[: MOST_SCENES // 2]:
+            shown = [frames[int(k)] for k in np.linspace(0, len(frames) - 1, FRAMES_OF_SHEET)]
+            pictures += [picture for picture, _ in shown]
+            pictures += [overlay(*frame) for frame in shown if frame[1] is not None]
+        save_png(folder / "preview.png", contact_sheet(pictures, FRAMES_OF_SHEET))
+        save_gif(folder / "preview.gif", np.stack([picture for picture, _ in videos[0]]), fps)
+        return
+    frames = [frame for frame, _ in zip(_stills(folder), range(MOST_SCENES))]
+    pictures = [picture for picture, _ in frames] + [overlay(*frame) for frame in frames]
+    save_png(folder / "preview.png", contact_sheet(pictures, len(frames)))
+
+
+def _stills(folder: Path) -> Iterator[Frame]:
+    for path in sorted(folder.glob("*/*.npz"), key=lambda path: int(path.stem)):
+        with np.load(path, allow_pickle=False) as scene:
+            yield scene["image"], (scene["mask"][..., 0] == 255).argmax(axis=0)
+    for path in sorted(folder.glob("*/CLEVRTEX_*_flat.png")):
+        yield _open(path.with_name(path.name.replace("_flat", ""))), np.asarray(Image.open(path))
+    for path in sorted(folder.glob("images/img_*.png")):
+        yield _open(path), np.asarray(Image.open(folder / "masks" / path.name.replace("img", "masks")))
+
+
+def _videos(folder: Path) -> Iterator[list[Frame]]:
+    for video in sorted(folder.glob("train/*")):
+        if frames := sorted(video.glob("test_*.png"), key=lambda path: int(path.stem.removeprefix("test_"))):
+            yield [(_open(path), None) for path in frames]
+        elif frames := sorted(video.glob("*.jpg")):
+            yield [(_open(path), np.asarray(Image.open(path.with_name(f"{path.stem}_mask.png")))) for path in frames]
+        else:
+            yield [(_open(path), _joined(path)) for path in sorted(video.glob("*_image.png"))]
+
+
+def _joined(image: Path) -> np.ndarray:
+    """Labels from one mask file per object."""
+    masks = [np.asarray(Image.open(path)) for path in sorted(image.parent.glob(image.name.replace("image", "mask_*")))]
+    return np.concatenate([np.ones((1, *masks[0].shape)), np.stack(masks)]).argmax(axis=0)
+
+
+def _open(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB"))

@@ -1,0 +1,36 @@
+"""Segmentations drawn over pictures, and sheets of many pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Integer, UInt8
+
+from core.viz.colours import slot_colours
+
+STRENGTH = 0.55
+GAP = 2
+
+
+def overlay(picture: UInt8[np.ndarray, "H W 3"], labels: Integer[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
+    """The picture with every object (label above 0) tinted in a colour of its own, the background as it is."""
+    num_objects = max(int(labels.max()), 1)
+    palette = torch.cat([torch.zeros(1, 3), slot_colours(num_objects)]).numpy() * 255
+    strength = STRENGTH * (labels > 0)[..., None]
+    return np.rint((1 - strength) * picture + strength * palette[labels]).astype(np.uint8)
+
+
+def contact_sheet(
+    pictures: list[UInt8[np.ndarray, "H W 3"]], columns: int, gap: int = GAP
+) -> UInt8[np.ndarray, "H2 W2 3"]:
+    """Pictures of one size in rows of `columns`, on white. Raises ValueError without pictures."""
+    if not pictures:
+        raise ValueError("a contact sheet needs at least one picture, found none")
+    height, width, _ = pictures[0].shape
+    columns = min(columns, len(pictures))
+    rows = -(-len(pictures) // columns)
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    for number, picture in enumerate(pictures):
+        top, left = (number // columns) * (height + gap), (number % columns) * (width + gap)
+        sheet[top : top + height, left : left + width] = picture
+    return sheet
