@@ -9,10 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
+from core.data.cameras import project
 from core.data.clevr import Clevr
 from core.data.clevrtex import ClevrTex
 from core.data.errors import DataError
 from core.data.multi_object_h5 import MultiObjectH5
+from core.data.obsurf import ObSuRF
 from core.synth.catalogue import SETS
 from core.synth.clevrtex import VARIANTS
 from tests.conftest import Runner
@@ -129,6 +131,30 @@ def test_clevrtex_is_read_in_splits(run: Runner, tmp_path: Path):
     assert batch["image"].shape == (8, 3, 32, 32)
     assert batch["image"].float().std() > 10
     assert int(batch["mask"].max()) <= 10
+
+
+@pytest.mark.parametrize(("name", "most", "labels"), [("clevr3d", 4, 11), ("obsurf_msn", 3, 5)])
+def test_views_are_read_and_their_cameras_hit_the_objects(run: Runner, tmp_path: Path, name, most, labels):
+    succeed(make(run, tmp_path, name, "--scenes", 20, "--samples", 1, "--width", 64, "--height", 48, "--most", most))
+    sizes = [len(ObSuRF(tmp_path / name, split, name)) for split in ("train", "val", "test")]
+    assert sizes == [48, 6, 6]  # three samples per scene
+    source = ObSuRF(tmp_path / name, "train", name)
+    batch = source.read(np.arange(6))
+    assert batch["images"].shape == (6, 3, 3, 48, 64)
+    assert int(batch["masks"].max()) < labels
+    hits = total = 0
+    for scene in range(6):
+        described = json.loads((tmp_path / f"{name}/scenes/{scene:06d}.json").read_text())
+        assert len(described["shape"]) <= most
+        for view in range(3):
+            assert batch["cameras"][scene, view, :, 3].tolist() == pytest.approx(described["camera_pos"][view])
+            seen = project(batch["cameras"][scene, view], torch.tensor(described["positions"]))
+            for entity, (x, y, _) in enumerate(seen.tolist(), start=1):
+                if 0 <= x < 64 and 0 <= y < 48:
+                    total += 1
+                    hits += int(batch["masks"][scene, view, int(y), int(x)]) == entity
+    # The others are hidden behind another object, or rings, whose centre is empty.
+    assert hits / total > 0.75
 
 
 @pytest.mark.parametrize(("name", "most"), [("obj3d", 3), ("movi-e", 10), ("movi-tex", 10), ("clevr3d", 4)])
