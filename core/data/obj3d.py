@@ -1,0 +1,48 @@
+"""OBJ3D on disk (Lin et al. 2020, G-SWM): `{train,val,test}/<video>/test_<k>.png`, 100 frames of 128x128 a video."""
+
+from pathlib import Path
+
+from core.data.clip_reader import ClipReader, video_folders
+from core.data.clips import every_start, first_start
+from core.data.errors import DataError
+
+SPLITS = ("train", "val", "test")
+
+
+class Obj3D(ClipReader):
+    """Clips of one split: every start in training, else the first one of each video, or whole videos.
+
+    Frame 0 is `test_1.png` and only the first `video_len` frames count, as in SlotFormer (Wu et al. 2023). With
+    `num_frames` None a sample is a whole video, which is one frame longer: SlotFormer extracts slots of 51 frames.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        num_frames: int | None = 6,
+        frame_offset: int = 1,
+        *,
+        video_len: int = 50,
+        size: tuple[int, int] = (64, 64),
+    ):
+        if split not in SPLITS:
+            raise ValueError(f"OBJ3D split {split!r} is not one of {', '.join(SPLITS)}")
+        path = Path(root) / split
+        folders = video_folders(path)
+        if not folders:
+            raise DataError(
+                f"{path}: no folders of videos in it. Fetch OBJ3D as G-SWM (Lin et al. 2020) published it, or make a "
+                f"synthetic one: python tools/make_data.py obj3d --root {Path(root).parent} --scenes 100"
+            )
+        if num_frames is None:
+            video_len += 1
+            num_frames = video_len // frame_offset
+            clips = first_start(len(folders))
+        else:
+            clips = every_start(len(folders), video_len, num_frames, frame_offset)
+            if split != "train" and len(clips):
+                clips = first_start(len(folders))
+        stems = [f"test_{number + 1}" for number in range(video_len)]
+        names = [folder.name for folder in folders]
+        super().__init__(path, names, folders, stems, clips, num_frames, frame_offset, size)
