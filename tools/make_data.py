@@ -154,6 +154,7 @@ OPTIONS = {
     "fps": "frames per second",
     "fewest": "objects per scene, at least",
     "most": "objects per scene, at most",
+    "per_shard": "scenes per record file",
 }
 
 
@@ -188,7 +189,7 @@ def parse_arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--workers", type=number_from(1), default=1, help="rendering processes (default 1)")
     parser.add_argument("--force", action="store_true", help="start over and overwrite existing files")
     for name, what in OPTIONS.items():
-        parser.add_argument(f"--{name}", type=float if name == "fps" else number_from(1), help=what)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=float if name == "fps" else number_from(1), help=what)
     arguments, unknown = parser.parse_known_args(words)
     if unknown:
         flags = [f"--{name}" for name in vars(arguments) if name != "name"]

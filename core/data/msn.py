@@ -37,7 +37,7 @@ NUM_VIEWS, NUM_INPUTS = 10, 5
 NUM_LABELS = 34
 SOURCE = (
     "Copy it again: gsutil -m cp -r gs://kubric-public/tfds/kubric_frames/multi_shapenet_conditional/2.8.0 "
-    "<data.path>/multi_shapenet_frames/"
+    "<data.path>/multi_shapenet_frames/, or make a synthetic one: python tools/make_data.py msn --root ..."
 )
 
 

@@ -171,6 +171,13 @@ def read_records(path: Path, checksum: bool = True) -> Iterator[memoryview]:
         yield read_record(path, offset, length, checksum)
 
 
+def framed(payload: bytes) -> bytes:
+    """A record as it stands in a file."""
+    length = struct.pack("<Q", len(payload))
+    checksums = _FOOTER.pack(masked_crc32c(length)), _FOOTER.pack(masked_crc32c(payload))
+    return b"".join((length, checksums[0], payload, checksums[1]))
+
+
 def write_records(path: Path, payloads: Iterable[bytes]) -> int:
     """Write a file of records and return their number; `path` appears only when it is complete."""
     partial = path.with_name(f".{path.name}.partial")
@@ -178,10 +185,7 @@ def write_records(path: Path, payloads: Iterable[bytes]) -> int:
     try:
         with partial.open("wb") as file:
             for payload in payloads:
-                length = struct.pack("<Q", len(payload))
-                file.write(length + _FOOTER.pack(masked_crc32c(length)))
-                file.write(payload)
-                file.write(_FOOTER.pack(masked_crc32c(payload)))
+                file.write(framed(payload))
                 count += 1
             file.flush()
             os.fsync(file.fileno())

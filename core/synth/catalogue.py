@@ -81,6 +81,18 @@ def views_metadata(root: Path, count: int, options: Options) -> Files:
     return views.metadata(root, count, int(options["most"]))
 
 
+def make_msn(index: int, **arguments) -> Files:
+    from core.synth import msn
+
+    return msn.make_shard(index, **arguments)
+
+
+def msn_description(root: Path, count: int, options: Options) -> Files:
+    from core.synth import msn
+
+    return msn.description(root, count, int(options["per_shard"]))
+
+
 def _clevrtex(variant: str, what: str) -> RenderedSet:
     return RenderedSet(what, make_clevrtex, STILL, f"clevrtex_{variant}", constants={"variant": variant})
 
@@ -130,13 +142,21 @@ SETS = {
         views_metadata,
         {"kind": "obsurf_msn"},
     ),
+    "msn": RenderedSet(
+        "128x128, ten views of 16-31 bodies, record files of MultiShapeNet",
+        make_msn,
+        {**STILL, "width": 128, "height": 128, "fewest": 16, "most": 31, "per_shard": 16},
+        "msn",
+        msn_description,
+    ),
 }
 
 
 def write_set(
     name: str, root: Path, scenes: int, *, seed: int = 0, workers: int = 1, force: bool = False, **chosen: int | float
 ) -> tuple[Path, int]:
-    """Make `scenes` scenes of the set `name` below `root`, and a preview; the folder, and how many this call made.
+    """Make `scenes` scenes of the set `name` below `root`, and a preview; the folder, and how many files of scenes (for
+    `msn` shards) this call made.
 
     `chosen` replaces defaults of the set's options. Raises what `write_scenes` raises, ValueError for options out of
     range.
@@ -149,8 +169,9 @@ def write_set(
     folder = root / made.folder
     make = functools.partial(made.make, seed=seed, **made.constants, **options)
     description = {"name": name, "what": made.what, "version": 1, "seed": seed, "options": options}
-    finish = functools.partial(made.finish, folder, scenes, options) if made.finish else None
-    number = write_scenes(folder, make, scenes, description, finish=finish, workers=workers, force=force)
+    items = -(-scenes // int(options.get("per_shard", 1)))  # a file may hold several scenes
+    finish = functools.partial(made.finish, folder, items, options) if made.finish else None
+    number = write_scenes(folder, make, items, description, finish=finish, workers=workers, force=force)
     if number:
         write_preview(folder, options.get("fps"))
     return folder, number
@@ -165,5 +186,6 @@ def check_options(name: str, options: Options) -> None:
         raise ValueError(f"--fewest {options['fewest']} is more than --most {options['most']}")
     if name in ("movi-solid", "movi-tex") and options["most"] > 10:
         raise ValueError(f"--most {options['most']}: the files of {name} have room for 10 masks")
-    if options.get("most", 0) > 20:
-        raise ValueError(f"--most {options['most']}: more than 20 objects find no room")
+    room = 33 if name == "msn" else 20
+    if options.get("most", 0) > room:
+        raise ValueError(f"--most {options['most']}: there is room for {room} objects")

@@ -1,11 +1,15 @@
 """What a rendered data set looks like: preview.png, and preview.gif for videos, from its own files."""
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from core.data.msn import FOLDER as MSN_FOLDER
+from core.data.msn import NUM_VIEWS
+from core.data.tfrecord import parse_example, read_records
 from core.viz.gifs import save_gif
 from core.viz.overlays import contact_sheet, overlay
 from core.viz.panels import save_png
@@ -39,8 +43,21 @@ def _stills(folder: Path) -> Iterator[Frame]:
             yield scene["image"], (scene["mask"][..., 0] == 255).argmax(axis=0)
     for path in sorted(folder.glob("*/CLEVRTEX_*_flat.png")):
         yield _open(path.with_name(path.name.replace("_flat", ""))), np.asarray(Image.open(path))
+    if records := sorted(folder.glob(f"{MSN_FOLDER}/*.tfrecord-*")):
+        yield from _views_of_record(records[0])
     for path in sorted(folder.glob("images/img_*.png")):
         yield _open(path), np.asarray(Image.open(folder / "masks" / path.name.replace("img", "masks")))
+
+
+def _views_of_record(path: Path) -> Iterator[Frame]:
+    """Those of the first scene of a shard."""
+    features = parse_example(next(read_records(path)))
+    for view in range(NUM_VIEWS):
+        image, labels = (
+            np.asarray(Image.open(io.BytesIO(features[f"cameras/camera_{view}/{kind}_image"][0])))
+            for kind in ("color", "instance")
+        )
+        yield image, labels - np.uint8(1)
 
 
 def _videos(folder: Path) -> Iterator[list[Frame]]:

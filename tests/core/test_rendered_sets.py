@@ -13,7 +13,10 @@ from core.data.cameras import project
 from core.data.clevr import Clevr
 from core.data.clevrtex import ClevrTex
 from core.data.errors import DataError
+from core.data.movi import Movi
+from core.data.msn import MSN
 from core.data.multi_object_h5 import MultiObjectH5
+from core.data.obj3d import Obj3D
 from core.data.obsurf import ObSuRF
 from core.synth.catalogue import SETS
 from core.synth.clevrtex import VARIANTS
@@ -155,6 +158,58 @@ def test_views_are_read_and_their_cameras_hit_the_objects(run: Runner, tmp_path:
                     hits += int(batch["masks"][scene, view, int(y), int(x)]) == entity
     # The others are hidden behind another object, or rings, whose centre is empty.
     assert hits / total > 0.75
+
+
+def test_msn_is_read_and_its_cameras_hit_the_objects(run: Runner, tmp_path: Path):
+    words = ("--samples", 1, "--width", 32, "--height", 32, "--fewest", 4, "--most", 6, "--per-shard", 2)
+    stdout = succeed(make(run, tmp_path, "msn", "--scenes", 20, *words))
+    assert "20 scenes" in stdout
+    sizes = [len(MSN(tmp_path / "msn", split)) for split in ("train", "val", "test")]
+    assert sizes == [16, 2, 2]
+    batch = MSN(tmp_path / "msn", "test").read(np.arange(2))
+    assert batch["images"].shape == (2, 10, 3, 32, 32)
+    assert batch["masks"].shape == (2, 10, 32, 32)
+    assert batch["sceneid"].tolist() == [18, 19]
+    assert 3 <= int(batch["masks"].max()) <= 6
+    # The ground at the world's origin is before every camera, and all of them see about the same place.
+    seen = torch.stack([project(camera, torch.zeros(1, 3))[0] for camera in batch["cameras"].flatten(0, 1)])
+    assert (seen[:, 2] > 7).all()
+    assert (seen[:, :2] - 16).abs().max() < 6
+
+
+def test_obj3d_is_read(run: Runner, tmp_path: Path):
+    words = ("--frames", 8, "--samples", 1, "--width", 64, "--height", 64, "--seed", 5)
+    succeed(make(run, tmp_path, "obj3d", "--scenes", 10, *words))
+    sizes = [len(Obj3D(tmp_path / "OBJ3D", split, 4, video_len=7)) for split in ("train", "val", "test")]
+    assert sizes == [8 * 4, 1, 1]
+    batch = Obj3D(tmp_path / "OBJ3D", "train", 4, video_len=7).read(np.array([0, 31]))
+    assert batch["video"].shape == (2, 4, 3, 64, 64)
+    moving = (batch["video"][:, 1:].int() - batch["video"][:, :-1].int()).abs() > 40
+    assert moving.any(), "something slides in"
+    described = json.loads((tmp_path / "OBJ3D/train/000000/scene.json").read_text())
+    positions = np.array(described["positions"])
+    assert positions.shape[0] == 8
+    assert np.isfinite(positions).all()
+    assert (positions[..., 2] > 0.1).all()
+    for contact in described["contacts"]:
+        assert contact["first"] < contact["second"] < positions.shape[1]
+
+
+@pytest.mark.parametrize(("name", "level", "most"), [("movi-d", "D", 20), ("movi-e", "E", 12), ("movi-tex", "Tex", 10)])
+def test_movi_is_read_and_masks_follow_the_objects(run: Runner, tmp_path: Path, name: str, level: str, most: int):
+    words = ("--frames", 4, "--samples", 1, "--width", 48, "--height", 48, "--most", most)
+    succeed(make(run, tmp_path, name, "--scenes", 10, *words))
+    source = Movi(tmp_path, level, "test", 4, video_len=4, size=(48, 48), masks=True)
+    assert len(source) == 1
+    batch = source.read(np.arange(1))
+    assert batch["video"].shape == (1, 4, 3, 48, 48)
+    assert batch["mask"].shape == (1, 4, 48, 48)
+    assert 3 <= int(batch["mask"].max()) <= most
+    folder = next((tmp_path / f"MOVi-{level}/test").iterdir())
+    described = json.loads((folder / "scene.json").read_text())
+    assert 10 <= len(described["objects"]) <= most
+    moves = np.ptp([camera["position"] for camera in described["cameras"]], axis=0).max()
+    assert (moves > 0.1) == (name == "movi-e")
 
 
 @pytest.mark.parametrize(("name", "most"), [("obj3d", 3), ("movi-e", 10), ("movi-tex", 10), ("clevr3d", 4)])
