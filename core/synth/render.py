@@ -6,7 +6,7 @@ from typing import Any
 import drjit
 import mitsuba as mi
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 
 from core.synth.scene import Camera, Material, Scene, SceneObject, rotation_matrix
 from core.synth.shapes import Mesh, mesh_of, relief
@@ -15,6 +15,8 @@ from core.synth.shapes import Mesh, mesh_of, relief
 mi.set_variant("scalar_rgb")
 drjit.set_thread_count(1)  # data sets are made by several processes
 
+REACH = 2  # pixels that the smoothing looks to each side
+NORMAL_SCALE, ALBEDO_SCALE, CONTRAST_SCALE = 0.05, 0.001, 0.15
 OUTLIER = 1.6  # times the third brightest neighbour of the same object
 
 
@@ -34,17 +36,20 @@ class Rendering:
 def render(scene: Scene, samples: int = 16, bounces: int = 3, seed: int = 0) -> Rendering:
     """Draw a scene with `samples` light paths per pixel of up to `bounces` surfaces. The same on every machine."""
     world, owner_of = _load(scene)
-    index, depth = _look(world, owner_of, scene.camera)
+    seen = _look(world, owner_of, scene.camera, "albedo:albedo,normal:sh_normal")
     paths = {"type": "path", "max_depth": bounces}
     sensor = _sensor(scene.camera, {"type": "multijitter", "sample_count": samples})
     radiance = np.array(mi.render(world, integrator=mi.load_dict(paths), sensor=sensor, spp=samples, seed=seed))
-    return Rendering(_to_srgb(without_outliers(radiance, index)), index, depth)
+    radiance = smoothed(
+        without_outliers(radiance, seen.index), seen.surface[..., :3], seen.surface[..., 3:], seen.index
+    )
+    return Rendering(_to_srgb(radiance), seen.index, seen.depth)
 
 
 def index_of(scene: Scene) -> UInt8[np.ndarray, "H W"]:
     """The instance index of every pixel, as `render` gives it, in a small part of the time."""
     world, owner_of = _load(scene)
-    return _look(world, owner_of, scene.camera)[0]
+    return _look(world, owner_of, scene.camera).index
 
 
 def _load(scene: Scene) -> tuple[Any, UInt8[np.ndarray, "S"]]:
@@ -55,13 +60,27 @@ def _load(scene: Scene) -> tuple[Any, UInt8[np.ndarray, "S"]]:
     return world, np.array([0, *(owners[shape.id()] for shape in world.shapes())], np.uint8)
 
 
-def _look(world: Any, owner_of: UInt8[np.ndarray, "S"], camera: Camera) -> tuple[np.ndarray, np.ndarray]:
-    """Instance index and depth of every pixel, by one ray through its centre."""
-    aovs = {"type": "aov", "aovs": "position:position,shape:shape_index"}
+@dataclass(frozen=True)
+class _Seen:
+    """What lies behind the centres of pixels: instance index, depth, and further channels of the surface."""
+
+    index: UInt8[np.ndarray, "H W"]
+    depth: Float[np.ndarray, "H W"]
+    surface: Float[np.ndarray, "H W C"]
+
+
+def _look(world: Any, owner_of: UInt8[np.ndarray, "S"], camera: Camera, surface: str = "") -> _Seen:
+    """One ray through the centre of each pixel; `surface` names further channels (Mitsuba's `aov`)."""
+    aovs = ",".join(filter(None, ("position:position,shape:shape_index", surface)))
     sensor = _sensor(camera, {"type": "stratified", "sample_count": 1, "jitter": False})
-    channels = np.array(mi.render(world, integrator=mi.load_dict(aovs), sensor=sensor, spp=1))
+    channels = np.array(mi.render(world, integrator=mi.load_dict({"type": "aov", "aovs": aovs}), sensor=sensor, spp=1))
     depth = (channels[..., :3] - camera.position) @ camera.axes()[2]
-    return owner_of[channels[..., 3].astype(int)], np.where(channels[..., 3] > 0, depth, np.inf).astype(np.float32)
+    hit = channels[..., 3] > 0
+    return _Seen(
+        owner_of[channels[..., 3].astype(int)],
+        np.where(hit, depth, np.inf).astype(np.float32),
+        channels[..., 4:],
+    )
 
 
 def _sensor(camera: Camera, sampler: dict[str, Any]) -> Any:
@@ -192,6 +211,55 @@ def without_outliers(
     limit = np.where(third > 0, OUTLIER * third, np.inf)
     factor = np.where(brightness > limit, third / np.maximum(brightness, 1e-9), 1.0)
     return radiance * factor[..., None]
+
+
+def smoothed(
+    radiance: Float[np.ndarray, "H W 3"],
+    albedo: Float[np.ndarray, "H W 3"],
+    normal: Float[np.ndarray, "H W 3"],
+    index: UInt8[np.ndarray, "H W"],
+) -> Float[np.ndarray, "H W 3"]:
+    """The picture with less noise: the mean over neighbours that show the same surface in the same light.
+
+    A cross-bilateral filter (Eisemann and Durand 2004): pixels are alike if they are of the same object and colour,
+    face the same way and are about as bright, which keeps edges, textures and shadows.
+    """
+    brightness = radiance.sum(axis=2)
+    guide = _window_mean(brightness, index)
+    total, weights = np.zeros_like(radiance), np.zeros_like(brightness)
+    for row in range(-REACH, REACH + 1):
+        for column in range(-REACH, REACH + 1):
+            same = _shifted(index, row, column, 255) == index
+            turned = ((_shifted(normal, row, column, 0.0) - normal) ** 2).sum(axis=2)
+            recoloured = ((_shifted(albedo, row, column, 0.0) - albedo) ** 2).sum(axis=2)
+            other = _shifted(guide, row, column, 0.0)
+            contrast = (other - guide) / (other + guide + 1e-6)
+            distance = turned / NORMAL_SCALE + recoloured / ALBEDO_SCALE + (contrast / CONTRAST_SCALE) ** 2
+            weight = same * np.exp(-distance)
+            total += weight[..., None] * _shifted(radiance, row, column, 0.0)
+            weights += weight
+    return total / weights[..., None]
+
+
+def _window_mean(plane: Float[np.ndarray, "H W"], index: UInt8[np.ndarray, "H W"]) -> Float[np.ndarray, "H W"]:
+    """Mean over the 3x3 neighbours of the same object."""
+    total, count = np.zeros_like(plane), np.zeros_like(plane)
+    for row in (-1, 0, 1):
+        for column in (-1, 0, 1):
+            same = _shifted(index, row, column, 255) == index
+            total += np.where(same, _shifted(plane, row, column, 0.0), 0)
+            count += same
+    return total / count
+
+
+def _shifted(plane: Shaped[np.ndarray, "H W *C"], row: int, column: int, fill: float) -> Shaped[np.ndarray, "H W *C"]:
+    """The plane whose pixel (i, j) is pixel (i + row, j + column) of `plane`, `fill` beyond its border."""
+    height, width = plane.shape[:2]
+    found = np.full_like(plane, fill)
+    to_rows, to_columns = slice(max(-row, 0), height - max(row, 0)), slice(max(-column, 0), width - max(column, 0))
+    of_rows, of_columns = slice(max(row, 0), height + min(row, 0)), slice(max(column, 0), width + min(column, 0))
+    found[to_rows, to_columns] = plane[of_rows, of_columns]
+    return found
 
 
 def _to_srgb(radiance: Float[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:

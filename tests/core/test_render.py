@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from core.synth.render import index_of, render, without_outliers
+from core.synth.render import index_of, render, smoothed, without_outliers
 from core.synth.scene import Camera, Light, Material, Scene, SceneObject, rotation_about_z
 from core.synth.shapes import SHAPES, mesh_of, resting_height
 
@@ -97,3 +97,31 @@ def test_an_outlier_goes_and_an_edge_stays():
     assert (found[:, 3:] == 10).all()
     index[2, 1] = 1  # alone of its object: nothing to compare with
     assert without_outliers(radiance, index)[2, 1] == pytest.approx(50)
+
+
+def test_smoothing_takes_noise_away_and_keeps_edges_and_textures():
+    rng = np.random.default_rng(0)
+    clean = np.full((40, 40, 3), 0.5)
+    clean[:, 20:] = 1.0  # a shadow's edge
+    clean[:10] *= 1 + 0.5 * (np.indices((10, 40)).sum(axis=0) % 2)[..., None]  # a texture
+    albedo = np.full_like(clean, 0.5)
+    albedo[:10] *= 1 + 0.5 * (np.indices((10, 40)).sum(axis=0) % 2)[..., None]
+    normal, index = np.zeros_like(clean), np.zeros((40, 40), np.uint8)
+    index[25:] = 1  # another object of the same colour
+    noisy = clean + 0.03 * rng.normal(size=clean.shape)
+    found = smoothed(noisy, albedo, normal, index)
+
+    def error(picture: np.ndarray, rows: slice) -> float:
+        return float(np.sqrt(((picture - clean)[rows] ** 2).mean()))
+
+    assert error(found, slice(10, 40)) < 0.6 * error(noisy, slice(10, 40))
+    assert error(found, slice(0, 10)) < error(noisy, slice(0, 10))
+    assert np.abs(found[30, 18:22, 0] - [0.5, 0.5, 1, 1]).max() < 0.08
+    apart = noisy.copy()
+    apart[25:] += 7
+    assert smoothed(apart, albedo, normal, index)[:25] == pytest.approx(found[:25])
+
+
+def test_a_picture_of_few_paths_is_near_one_of_many():
+    few, many = (render(scene(), samples).image.astype(float) for samples in (8, 256))
+    assert np.sqrt(((few - many) ** 2).mean()) < 8
