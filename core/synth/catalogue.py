@@ -93,6 +93,30 @@ def msn_description(root: Path, count: int, options: Options) -> Files:
     return msn.description(root, count, int(options["per_shard"]))
 
 
+def make_clevrer(index: int, **arguments) -> Files:
+    from core.synth import clevrer
+
+    return clevrer.make_clevrer(index, **arguments)
+
+
+def clevrer_questions(root: Path, count: int, options: Options) -> Files:
+    from core.synth import clevrer
+
+    return clevrer.question_files(root, count)
+
+
+def make_physion(index: int, **arguments) -> Files:
+    from core.synth import physion
+
+    return physion.make_physion(index, **arguments)
+
+
+def physion_lists(root: Path, count: int, options: Options) -> Files:
+    from core.synth import physion
+
+    return physion.lists_and_labels(root, count)
+
+
 def _clevrtex(variant: str, what: str) -> RenderedSet:
     return RenderedSet(what, make_clevrtex, STILL, f"clevrtex_{variant}", constants={"variant": variant})
 
@@ -126,6 +150,20 @@ SETS = {
     "movi-e": _movi("movi-e", "the same seen by a moving camera", "MOVi-E", 20),
     "movi-solid": _movi("movi-solid", "plain objects of many shapes on textured ground", "MOVi-Solid", 10),
     "movi-tex": _movi("movi-tex", "textured objects on textured ground", "MOVi-Tex", 10),
+    "clevrer": RenderedSet(
+        "480x320 videos of 128 frames, objects enter, collide and leave; questions about them",
+        make_clevrer,
+        {**VIDEO, "width": 480, "height": 320, "samples": 4, "frames": 128, "fps": 25.0, "fewest": 3, "most": 6},
+        "CLEVRER",
+        clevrer_questions,
+    ),
+    "physion": RenderedSet(
+        "256x256 videos of 150 frames, eight scenarios, does red touch yellow",
+        make_physion,
+        {**VIDEO, "width": 256, "height": 256, "samples": 4, "frames": 150, "fps": 30.0},
+        "Physion",
+        physion_lists,
+    ),
     "clevr3d": RenderedSet(
         "320x240, three views of CLEVR scenes",
         make_views,
@@ -186,6 +224,10 @@ def check_options(name: str, options: Options) -> None:
         raise ValueError(f"--fewest {options['fewest']} is more than --most {options['most']}")
     if name in ("movi-solid", "movi-tex") and options["most"] > 10:
         raise ValueError(f"--most {options['most']}: the files of {name} have room for 10 masks")
-    room = 33 if name == "msn" else 20
+    if name in ("clevrer", "physion") and (options["width"] % 2 or options["height"] % 2):
+        raise ValueError(f"--width {options['width']} --height {options['height']}: videos need even numbers of pixels")
+    if name == "clevrer" and options["fewest"] < 2:
+        raise ValueError(f"--fewest {options['fewest']}: at least 2 objects, for they collide")
+    room = {"msn": 33, "clevrer": 6}.get(name, 20)
     if options.get("most", 0) > room:
         raise ValueError(f"--most {options['most']}: there is room for {room} objects")

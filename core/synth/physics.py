@@ -26,6 +26,8 @@ class Body:
     """Angular velocity, radians per second."""
     density: float = 1.0
     fixed: bool = False
+    start: float = 0.0
+    """When it is given its speed, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -66,24 +68,28 @@ def simulate(
     gravity: float = GRAVITY,
     ground: bool = True,
     separation: float = 0.1,
+    rolling_friction: float = 0.0,
 ) -> Motion:
     """Move `objects`, the first frame being the start. The same on every run.
 
     `restitution` is the share of the speed that two bodies keep when they meet head on. Bodies that come apart for
-    less than `separation` seconds are still in the same contact.
+    less than `separation` seconds are still in the same contact. `rolling_friction` is a length, the lever of the force
+    that slows what rolls; without it balls roll for ever.
     """
-    model = mujoco.MjModel.from_xml_string(_xml(objects, bodies, friction, restitution, gravity, ground))
+    world = _xml(objects, bodies, friction, restitution, gravity, ground, rolling_friction)
+    model = mujoco.MjModel.from_xml_string(world)
     data = mujoco.MjData(model)
     movable = [number for number, body in enumerate(bodies) if not body.fixed]
-    for place, number in enumerate(movable):
-        data.qvel[6 * place : 6 * place + 3] = bodies[number].velocity
-        data.qvel[6 * place + 3 : 6 * place + 6] = bodies[number].spin
     body_ids = [model.body(f"object_{number}").id for number in range(len(objects))]
     owner = {body: number for number, body in enumerate(body_ids)}
     frames, touching, contacts = [], [], []
     last_touch: dict[tuple[int, int], float] = {}
     deepest = 0.0
     for step in range(math.ceil((num_frames - 1) * STEPS_PER_SECOND / frames_per_second) + 1):
+        for place, number in enumerate(movable):
+            if step == round(bodies[number].start * STEPS_PER_SECOND):
+                data.qvel[6 * place : 6 * place + 3] = bodies[number].velocity
+                data.qvel[6 * place + 3 : 6 * place + 6] = bodies[number].spin
         mujoco.mj_forward(model, data) if step == 0 else mujoco.mj_step(model, data)
         now = _touching(model, data, owner)
         for pair, (depth, impulse) in now.items():
@@ -125,14 +131,17 @@ def _touching(model, data, owner: dict[int, int]) -> dict[tuple[int, int], tuple
     return found
 
 
-def _xml(objects, bodies, friction: float, restitution: float, gravity: float, ground: bool) -> str:
+def _xml(
+    objects, bodies, friction: float, restitution: float, gravity: float, ground: bool, rolling_friction: float
+) -> str:
     # A damped spring that swings once in thirty steps, and loses as much as the restitution asks for.
     ratio = 1.0
     if restitution > 0:
         log = math.log(restitution)
         ratio = -log / math.sqrt(math.pi**2 + log**2)
     time_constant = 1 / (STEPS_PER_SECOND * SPRING * ratio)
-    surface = f'friction="{friction} 0.005 0.0001" solref="{time_constant} {ratio}" condim="4"'
+    rolling, dimensions = (rolling_friction, 6) if rolling_friction > 0 else (0.0001, 4)
+    surface = f'friction="{friction} 0.005 {rolling}" solref="{time_constant} {ratio}" condim="{dimensions}"'
     meshes, parts = [], []
     for number, (thing, body) in enumerate(zip(objects, bodies)):
         geometry = _geometry(thing, number, meshes)

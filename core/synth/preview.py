@@ -1,6 +1,7 @@
 """What a rendered data set looks like: preview.png, and preview.gif for videos, from its own files."""
 
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,13 +10,17 @@ from PIL import Image
 
 from core.data.msn import FOLDER as MSN_FOLDER
 from core.data.msn import NUM_VIEWS
+from core.data.physion import FOLDERS, SCENARIOS
+from core.data.run_length import decode_run_lengths
 from core.data.tfrecord import parse_example, read_records
+from core.data.video import mp4_frames
 from core.viz.gifs import save_gif
 from core.viz.overlays import contact_sheet, overlay
 from core.viz.panels import save_png
 
 MOST_SCENES = 8
 FRAMES_OF_SHEET = 8
+LARGE = 256
 Frame = tuple[np.ndarray, np.ndarray | None]
 """A picture and the labels of its pixels, where the set has them."""
 
@@ -61,6 +66,11 @@ def _views_of_record(path: Path) -> Iterator[Frame]:
 
 
 def _videos(folder: Path) -> Iterator[list[Frame]]:
+    for path in sorted(folder.glob("videos/train/*/*.mp4"))[: MOST_SCENES // 2]:
+        yield _clevrer_video(folder, path)
+    for scenario in SCENARIOS:
+        for path in sorted(folder.glob(f"{FOLDERS['training'].format(scenario)}/*.mp4"))[:1]:
+            yield [(frame, None) for frame in mp4_frames(path)]
     for video in sorted(folder.glob("train/*")):
         if frames := sorted(video.glob("test_*.png"), key=lambda path: int(path.stem.removeprefix("test_"))):
             yield [(_open(path), None) for path in frames]
@@ -68,6 +78,22 @@ def _videos(folder: Path) -> Iterator[list[Frame]]:
             yield [(_open(path), np.asarray(Image.open(path.with_name(f"{path.stem}_mask.png")))) for path in frames]
         else:
             yield [(_open(path), _joined(path)) for path in sorted(video.glob("*_image.png"))]
+
+
+def _clevrer_video(folder: Path, path: Path) -> list[Frame]:
+    """With the masks of its proposals; every other row and column of large frames."""
+    proposals = json.loads((folder / f"derender_proposals/{path.stem.replace('video', 'proposal')}.json").read_text())
+    frames: list[Frame] = []
+    known: list[tuple[str, ...]] = []  # an object that is hidden in a frame is not listed there
+    for picture, proposed in zip(mp4_frames(path), proposals["frames"]):
+        labels = np.zeros(picture.shape[:2], np.uint8)
+        for item in proposed["objects"]:
+            if (look := (item["color"], item["material"], item["shape"])) not in known:
+                known.append(look)
+            labels[decode_run_lengths(item["mask"]["counts"], picture.shape[:2])] = known.index(look) + 1
+        step = 2 if picture.shape[1] > LARGE else 1
+        frames.append((picture[::step, ::step], labels[::step, ::step]))
+    return frames
 
 
 def _joined(image: Path) -> np.ndarray:
