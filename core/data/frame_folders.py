@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from core.data.errors import DataError
 from core.data.video import mp4_frames, to_frame_size
-from core.synth.parallel import ordered_map
+from core.parallel import ordered_map
 
 JPEG_QUALITY = 95  # OpenCV's default, with which the originals wrote theirs
 

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from tqdm import tqdm
 
-from core.synth.parallel import ordered_map
+from core.parallel import ordered_map
 
 FORMAT_VERSION = 1
 

@@ -10,13 +10,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from core.synth.parallel import ordered_map
+from core.parallel import ordered_map
 
 Files = dict[str, bytes]
 """Contents by path below the root of the data set."""
 
 DESCRIPTION = "dataset.json"
 _JOURNAL = ".scenes-written"
+_ENTRIES = ".entries"
 _FREE_TO_CHANGE = ("count", "complete", "made_in_seconds")
 
 
@@ -46,15 +47,14 @@ def write_scenes(
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise BlockingIOError(error.errno, f"{root} is being written by another process") from error
-        replaces = force and _clear(root, make)
+        replaces = force and _clear(root)
         written = set() if replaces else _begin(root, description, count)
         if replaces:
             _describe(root, description, count, complete=False)
         missing = [scene for scene in range(count) if scene not in written]
         if missing or not _is_complete(root):
             _write_missing(root, make, missing, count, workers)
-            for path, content in (finish() if finish else {}).items():
-                write_file(root / path, content)
+            _write_files(root, finish() if finish else {})
             _describe(root, description, count, complete=True)
             (root / _JOURNAL).unlink(missing_ok=True)
     (root / ".lock").unlink(missing_ok=True)
@@ -95,17 +95,32 @@ def _begin(root: Path, description: dict[str, Any], count: int) -> set[int]:
     return set()
 
 
-def _clear(root: Path, make: Callable[[int], Files]) -> bool:
+def _clear(root: Path) -> bool:
     """Remove what an earlier call wrote, and nothing that it did not; whether there was anything of ours."""
     if not (root / DESCRIPTION).exists():
         return False
-    for name in (_JOURNAL, "preview.png", "preview.gif", *{Path(path).parts[0] for path in make(0)}):
+    for name in (_JOURNAL, "preview.png", "preview.gif", *_entries(root), _ENTRIES):
         if (root / name).is_dir():
             shutil.rmtree(root / name)
         else:
             (root / name).unlink(missing_ok=True)
     (root / DESCRIPTION).unlink()
     return True
+
+
+def _entries(root: Path) -> list[str]:
+    """What we have put into `root` so far: names of files and folders."""
+    path = root / _ENTRIES
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def _write_files(root: Path, files: Files) -> None:
+    unknown = sorted({Path(path).parts[0] for path in files} - set(_entries(root)))
+    if unknown:  # noted before they are made
+        with (root / _ENTRIES).open("a") as entries:
+            entries.writelines(f"{name}\n" for name in unknown)
+    for path, content in files.items():
+        write_file(root / path, content)
 
 
 def _is_complete(root: Path) -> bool:
@@ -128,8 +143,7 @@ def _write_missing(root: Path, make: Callable[[int], Files], missing: list[int],
             journal.write(b"\n")
         for scene, files in zip(missing, ordered_map(make, missing, workers)):
             try:
-                for path, content in files.items():
-                    write_file(root / path, content)
+                _write_files(root, files)
                 journal.write(f"{scene}\n".encode())
                 journal.flush()
             except OSError as error:

@@ -26,7 +26,8 @@ def test_scenes_and_description_are_written(tmp_path: Path):
     found = contents(tmp_path)
     assert found["scenes/3/a.txt"] == b"scene 3"
     assert found["list.txt"] == b"five"
-    assert len(found) == 5 * 2 + 2
+    assert set(found[".entries"].decode().split()) == {"scenes", "list.txt"}
+    assert len(found) == 5 * 2 + 3
     description = json.loads(found["dataset.json"])
     assert description == {"generated": True, **DESCRIPTION, "count": 5, "complete": True}
 
@@ -52,13 +53,14 @@ def test_the_same_call_again_makes_nothing_and_a_larger_one_continues(tmp_path: 
 
 
 def test_another_description_is_refused_and_force_begins_anew(tmp_path: Path):
-    write_scenes(tmp_path, scenes_of_text.make, 4, DESCRIPTION)
+    write_scenes(tmp_path, scenes_of_text.make, 4, DESCRIPTION, finish=lambda: {"lists/all.txt": b"four"})
     (tmp_path / "mine.txt").write_text("kept")
     with pytest.raises(FileExistsError, match=r"holds another data set \(seed: 1 there, 2 asked for\)"):
         write_scenes(tmp_path, scenes_of_text.make, 4, DESCRIPTION | {"seed": 2})
     assert write_scenes(tmp_path, scenes_of_text.make, 2, DESCRIPTION | {"seed": 2}, force=True) == 2
     assert sorted(path.name for path in (tmp_path / "scenes").iterdir()) == ["0", "1"]
     assert (tmp_path / "mine.txt").read_text() == "kept"
+    assert not (tmp_path / "lists").exists()
 
 
 def test_a_folder_that_is_not_ours_is_left_alone(tmp_path: Path):

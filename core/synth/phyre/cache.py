@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from core.data.cache import cache_folder
 from core.data.errors import DataError
-from core.synth.parallel import ordered_map
+from core.parallel import ordered_map
 from core.synth.phyre.simulator import MAX_STEPS, SOURCE, MovingBodies, simulate, user_ball, valid_actions
 from core.synth.phyre.templates import TASK_IDS, scene
 
