@@ -70,7 +70,13 @@ def test_numbers_are_the_published_ones():
 def test_the_files_are_those_of_the_published_set(root: Path):
     names = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
     numbers = {"train": range(8), "val": [10_000], "test": [15_000]}
-    expected = {"dataset.json", "preview.png", "preview.gif", *(f"questions/{split}.json" for split in numbers)}
+    expected = {
+        ".entries",
+        "dataset.json",
+        "preview.png",
+        "preview.gif",
+        *(f"questions/{split}.json" for split in numbers),
+    }
     for split, members in numbers.items():
         for number in members:
             expected |= {f"derender_proposals/proposal_{number:05d}.json", f"questions/scenes/{number:05d}.json"}
