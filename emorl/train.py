@@ -29,7 +29,7 @@ from core.data.loader import TrainingLoader
 from core.nn.noise import ShardedNoise, derive_seed
 from core.runs import RunRecord
 from core.training.checkpoint import CheckpointError, CheckpointFolder, State, config_differences, load, load_weights
-from core.training.launch import is_main_process, launch_processes, make_accelerator
+from core.training.launch import end_processes, is_main_process, launch_processes, make_accelerator
 from core.training.schedules import constant, warmup_then_decay
 from core.training.signals import STOPPED_EXIT_CODE
 from core.training.tracking import Tracker
@@ -183,7 +183,7 @@ def run(config: dict[str, Any], sacred_run: Run | None = None) -> str:
     if tracker:
         tracker.close()
         print(f"{'finished' if finished else 'stopped'}; the weights are in {checkpoints.folder}")
-    accelerator.end_training()
+    end_processes(accelerator)
     return "finished" if finished else "stopped"
 
 

@@ -51,6 +51,12 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def end_processes(accelerator: Accelerator) -> None:
+    """Leave the group of processes, all at once: a connection that a peer closes early can abort the others at exit."""
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
 def launch_processes(count: int, arguments: list[str]) -> int:
     """Run the script and options in `arguments` as `count` processes of this machine; their exit code.
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from core.data.loader import TrainingLoader
 from core.nn.noise import ShardedNoise
 from core.training.checkpoint import CheckpointFolder
-from core.training.launch import make_accelerator
+from core.training.launch import end_processes, make_accelerator
 from core.training.schedules import warmup_then_decay
 from core.training.signals import STOPPED_EXIT_CODE
 from core.training.tracking import Tracker
@@ -142,7 +142,7 @@ def main() -> int:
     weights = {name: value.tolist() for name, value in trainer.model.state_dict().items()}
     seen = {"averages": averages, "hooked": hooked, "weights": weights}
     (folder / f"process-{trainer.accelerator.process_index}.json").write_text(json.dumps(seen))
-    trainer.accelerator.end_training()
+    end_processes(trainer.accelerator)
     return 0 if finished else STOPPED_EXIT_CODE
 
 
