@@ -10,8 +10,8 @@ from pathlib import Path
 from core.synth.scene_writer import Files, write_scenes
 
 Options = dict[str, int | float]
-STILL = {"width": 320, "height": 240, "samples": 12}
-VIDEO = {"width": 128, "height": 128, "samples": 12, "frames": 24, "fps": 12.0}
+STILL = {"width": 320, "height": 240, "samples": 8}
+VIDEO = {"width": 128, "height": 128, "samples": 6, "frames": 24, "fps": 12.0}
 
 
 @dataclass(frozen=True)

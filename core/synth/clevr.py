@@ -131,7 +131,7 @@ def draw_scene(
 
 
 def sample(
-    rng: np.random.Generator, fewest: int, most: int, samples: int = 12, width: int = 320, height: int = 240
+    rng: np.random.Generator, fewest: int, most: int, samples: int = 8, width: int = 320, height: int = 240
 ) -> tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "E H W"], Float32[np.ndarray, "E 9"]]:
     """Picture, masks of 0 or 255 and factors of a scene, as `core.synth.h5_writer.write_h5` takes them.
 
