@@ -21,7 +21,7 @@ from core.synth.clevrer_questions import (
     explanatory,
     predictive,
 )
-from tests.core.test_clevrer_world import random_log
+from tests.core.clevrer_logs import random_log
 
 THINGS = (
     Properties("red", "rubber", "cube"),
