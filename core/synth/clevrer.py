@@ -4,15 +4,12 @@ All objects of a video differ in colour, material or shape. Some rest in the pic
 What happens is read off the simulation; what would happen without an object, or happens after the end, is simulated.
 """
 
-import io
 import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
@@ -25,6 +22,7 @@ from core.synth.render import Rendering
 from core.synth.scene import Camera, Scene, SceneObject, rotation_about_z
 from core.synth.scene_writer import Files
 from core.synth.videos import film, split_of
+from core.viz.videos import encode_mp4
 
 FIRST_NUMBER = {"train": 0, "val": 10_000, "test": 15_000}
 LAST_NUMBER = {"train": 9_999, "val": 14_999, "test": 19_999}
@@ -42,13 +40,6 @@ SEPARATION = 0.4  # seconds; what bounces sooner is one collision to the eye
 LATEST_START = 0.6  # of the video
 FRAMES_AFTER = 32  # that predictive questions are about
 MOST_TRIES = 60
-STIRRED = 0.001  # of a length or a quaternion: below it no pixel changes
-ENCODER = {
-    "qp": "16",  # 0 is lossless, 51 the worst
-    "preset": "medium",
-    # Frame types and rates are fixed: x264's look at later frames does not give the same bytes on every run.
-    "x264-params": "b-adapt=0:scenecut=0:rc-lookahead=0:mbtree=0:aq-mode=0",
-}
 
 
 @dataclass(frozen=True)
@@ -101,7 +92,7 @@ def make_clevrer(
     camera = Camera(clevr.CAMERA, clevr.TARGET, fov=FOV, width=width, height=height)
     world, motion, log = draw_video(rng, camera, fewest, most, frames, fps)
     scene = Scene(world.objects, camera, clevr.draw_lights(rng, 0.0), clevr.GROUND)
-    pictures = film_changes(scene, motion, frames, samples, int(rng.integers(2**30)))
+    pictures = film(scene, motion, [camera] * frames, samples, int(rng.integers(2**30)))
     name = f"video_{number:05d}.mp4"
     contents = {
         f"derender_proposals/proposal_{number:05d}.json": proposals(number, name, log, pictures),
@@ -114,7 +105,7 @@ def make_clevrer(
     if split != "test":
         contents[path_of("annotation", split, number, "json")] = annotation(number, name, log, motion)
     files = {path: json.dumps(content).encode() for path, content in contents.items()}
-    return {path_of("video", split, number, "mp4"): encode_video([drawn.image for drawn in pictures], fps), **files}
+    return {path_of("video", split, number, "mp4"): encode_mp4([drawn.image for drawn in pictures], fps), **files}
 
 
 def question_files(root: Path, count: int) -> Files:
@@ -269,20 +260,6 @@ def _way_out(camera: Camera, target: Float[np.ndarray, "2"], direction: Float[np
 # ---- files ----
 
 
-def film_changes(scene: Scene, motion: Motion, frames: int, samples: int, seed: int) -> list[Rendering]:
-    """The first `frames` frames; those in which nothing has moved since the last one drawn show that one again."""
-    pose = np.concatenate([motion.positions, motion.rotations], axis=2)
-    drawn, shown = [0], [0]
-    for frame in range(1, frames):
-        if np.abs(pose[frame] - pose[drawn[-1]]).max() > STIRRED:
-            drawn.append(frame)
-        shown.append(len(drawn) - 1)
-    per_frame = ("positions", "rotations", "velocities", "spins", "touching")
-    chosen = replace(motion, **{name: getattr(motion, name)[drawn] for name in per_frame})
-    pictures = film(scene, chosen, [scene.camera] * len(drawn), samples, seed)
-    return [pictures[place] for place in shown]
-
-
 def annotation(number: int, name: str, log: EventLog, motion: Motion) -> dict:
     """annotation_NNNNN.json: properties, places in every frame, collisions."""
     angles = euler_angles(motion.rotations)
@@ -349,17 +326,3 @@ def _masks(things: Sequence[Properties], index: UInt8[np.ndarray, "H W"]) -> Ite
         if (mask := index == k + 1).any():
             code = {"size": list(mask.shape), "counts": encode_run_lengths(mask)}
             yield {"mask": code, **asdict(thing), "score": 1.0}
-
-
-def encode_video(frames: Sequence[UInt8[np.ndarray, "H W 3"]], fps: float) -> bytes:
-    """An mp4 of H.264. One thread and no dates in the file, so that the same pictures give the same bytes."""
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options=ENCODER)
-        stream.height, stream.width = frames[0].shape[:2]
-        stream.pix_fmt = "yuv420p"
-        stream.codec_context.thread_count = 1
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
-        container.mux(stream.encode())
-    return buffer.getvalue()

@@ -8,12 +8,9 @@ import csv
 import io
 import json
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
-from jaxtyping import Int, UInt8
 
 from core.data.physion import FOLDERS, LABELS, OUTCOME, SCENARIOS, SPLITS
 from core.synth import clevr, textures
@@ -24,6 +21,7 @@ from core.synth.render import index_of
 from core.synth.scene import Camera, Light, Material, Scene
 from core.synth.scene_writer import Files
 from core.synth.videos import describe, film
+from core.viz.videos import encode_mp4
 
 TRAIN, VALIDATION = ("training", "train"), ("training", "val")
 READOUT_TRAIN, READOUT_VALIDATION = ("readout", "train"), ("readout", "val")
@@ -39,8 +37,6 @@ FEWEST_PIXELS = 160  # of either marked object in the first frame, at 256x256
 AT_ONCE = 0.05  # seconds, before which a touch is no event
 FOV = 42.0
 LAMP_HEIGHT = 8.5
-HAIR = 0.004  # of movement, an eighth of a pixel at 256x256, below which a frame is shown again
-QUALITY = "10"  # x264's constant rate factor, at which colours survive
 
 
 @dataclass(frozen=True)
@@ -58,10 +54,8 @@ def make_physion(index: int, *, seed: int, frames: int, fps: float, width: int, 
     """The mp4 of one video, and scenes/{scenario}/{name}.json with what happened."""
     rng = sample_rng(seed, "physion", index)
     event = draw_event(rng, index, frames, fps, width, height)
-    shown, place = frames_to_draw(event.motion)
-    drawn = replace(event.motion, positions=event.motion.positions[shown], rotations=event.motion.rotations[shown])
-    pictures = film(event.scene, drawn, [event.scene.camera] * len(shown), samples, int(rng.integers(2**30)))
-    video = encode(np.stack([pictures[number].image for number in place]), fps)
+    pictures = film(event.scene, event.motion, [event.scene.camera] * frames, samples, int(rng.integers(2**30)))
+    video = encode_mp4([drawn.image for drawn in pictures], fps)
     scenario, _, subset, split = place_of(index)
     described = json.loads(describe(event.scene, event.motion, event.setup.describe(), fps))
     described |= {
@@ -166,31 +160,6 @@ def _ground(rng: np.random.Generator) -> Material:
     grey = surface.texture.mean(axis=2, keepdims=True)
     pale = (0.25 + 0.35 * (0.8 * grey + 0.2 * surface.texture)).astype(np.float32)
     return replace(surface, texture=pale, metallic=0.0, roughness=0.85)
-
-
-def frames_to_draw(motion: Motion) -> tuple[Int[np.ndarray, "D"], Int[np.ndarray, "T"]]:
-    """The frames in which something moved since the one drawn before, and for every frame the place of its picture."""
-    poses = np.concatenate([motion.positions, motion.rotations], axis=2)
-    shown, place = [0], []
-    for frame, pose in enumerate(poses):
-        if np.abs(pose - poses[shown[-1]]).max() > HAIR:
-            shown.append(frame)
-        place.append(len(shown) - 1)
-    return np.array(shown), np.array(place)
-
-
-def encode(frames: UInt8[np.ndarray, "T H W 3"], fps: float) -> bytes:
-    """An H.264 mp4, the same bytes on every run. Height and width are even."""
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-        options = {"crf": QUALITY, "preset": "medium", "threads": "1"}
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options=options)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
-    return buffer.getvalue()
 
 
 def lists_and_labels(root: Path, count: int) -> Files:

@@ -28,12 +28,31 @@ def split_of(index: int, names: tuple[str, str, str]) -> tuple[str, int]:
     return names[place - SPLIT_CYCLE + 3], cycle
 
 
+STIRRED = 0.002  # of a length or of a quaternion: below it hardly a pixel changes
+
+
 def film(scene: Scene, motion: Motion, cameras: list[Camera], samples: int, seed: int) -> list[Rendering]:
-    """Every frame of a motion; the noise of the renderer differs from frame to frame."""
-    return [
-        render(scene.moved(motion.positions[t], motion.rotations[t], camera), samples, seed=seed + t)
-        for t, camera in enumerate(cameras)
-    ]
+    """As many frames of a motion as there are cameras; the noise of the renderer differs from picture to picture.
+
+    A frame in which nothing has moved since the last one drawn shows that one again.
+    """
+    drawn: dict[int, Rendering] = {}
+    shown = drawn_frames(motion, cameras)
+    for frame in sorted(set(shown)):
+        moved = scene.moved(motion.positions[frame], motion.rotations[frame], cameras[frame])
+        drawn[frame] = render(moved, samples, seed=seed + frame)
+    return [drawn[frame] for frame in shown]
+
+
+def drawn_frames(motion: Motion, cameras: list[Camera]) -> list[int]:
+    """For every frame the number of the frame whose picture it shows: its own, or an earlier one's like it."""
+    poses = np.concatenate([motion.positions, motion.rotations], axis=2)
+    shown = [0]
+    for frame in range(1, len(cameras)):
+        last = shown[-1]
+        still = cameras[frame] == cameras[last] and np.abs(poses[frame] - poses[last]).max() <= STIRRED
+        shown.append(last if still else frame)
+    return shown
 
 
 # ---- OBJ3D ----

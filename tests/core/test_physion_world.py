@@ -11,18 +11,15 @@ import pytest
 import torch
 
 from core.data.physion import FOLDERS, LABELS, OUTCOME, SCENARIOS, SPLITS, Physion
-from core.data.video import mp4_frames, read_mp4
+from core.data.video import read_mp4
 from core.synth.h5_writer import sample_rng
-from core.synth.physics import Body, Motion, simulate
+from core.synth.physics import Body, simulate
 from core.synth.physion import (
     DEEPEST,
-    HAIR,
     SPLIT_CYCLE,
     Event,
     draw_event,
-    encode,
     first_touch,
-    frames_to_draw,
     path_of,
     place_of,
     simulate_setup,
@@ -31,7 +28,6 @@ from core.synth.physion import (
 from core.synth.physion_scenarios import DRAWS, draw_setup
 from core.synth.scene import SceneObject
 from tests.conftest import Runner
-from tests.video_files import smooth_frames
 
 FRAMES, FPS, SIDE = 6, 2.5, 48
 SMALL = ("--frames", FRAMES, "--fps", FPS, "--width", SIDE, "--height", SIDE, "--samples", 1)
@@ -187,26 +183,6 @@ def test_odd_sizes_are_refused(run: Runner, tmp_path: Path):
     done = make(run, tmp_path, "--scenes", 1, "--width", 33, "--height", 32)
     assert done.returncode == 1
     assert "--width 33 --height 32: videos need even numbers of pixels" in done.stderr
-
-
-def test_frames_in_which_nothing_moves_are_drawn_once():
-    positions = np.zeros((6, 1, 3))
-    positions[:, 0, 0] = [0, HAIR / 2, HAIR, 1.5 * HAIR, 5, 5]
-    rotations = np.broadcast_to(np.array([1.0, 0, 0, 0]), (6, 1, 4))
-    motion = Motion(positions, rotations, positions, positions, (), np.zeros((6, 1, 1), bool), 0.0)
-    shown, place = frames_to_draw(motion)
-    assert shown.tolist() == [0, 3, 4]
-    assert place.tolist() == [0, 0, 0, 1, 2, 2]
-
-
-def test_encoding_keeps_the_colours_and_is_the_same_every_time(tmp_path: Path):
-    frames = smooth_frames(5, 48, 64)
-    content = encode(frames, 12.5)
-    assert content == encode(frames, 12.5)
-    (tmp_path / "video.mp4").write_bytes(content)
-    decoded = np.stack(list(mp4_frames(tmp_path / "video.mp4")))
-    assert decoded.shape == frames.shape
-    assert np.abs(decoded.astype(int) - frames).mean() < 2
 
 
 def test_rolling_friction_stops_balls():
