@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +41,14 @@ class Case:
     def __contains__(self, key: str) -> bool:
         return key in self.arrays
 
+    @property
+    def descriptions(self) -> list[str]:
+        """Its name and what its file says it is."""
+        return [
+            self.name,
+            *(str(self.info[key]) for key in ("class", "cls", "klass", "functions", "kind") if key in self.info),
+        ]
+
     def tensors(self, prefix: str) -> dict[str, Tensor]:
         return {key.removeprefix(prefix): self[key] for key in self.arrays if key.startswith(prefix)}
 
@@ -52,3 +61,18 @@ def cases(system: str) -> list[Any]:
         return [pytest.param(Case(path), id=path.stem) for path in found]
     reason = f"no golden numbers in {folder}: set GOLDEN to the folder that holds `{system}/`"
     return [pytest.param(None, id="absent", marks=pytest.mark.skip(reason=reason))]
+
+
+Check = Callable[[Case, Path], None]
+
+
+def check_case(case: Case, checks: Mapping[str, Check], tmp_path: Path, pending: Collection[str] = ()) -> None:
+    """Run the check whose key begins the case's name or a description of it; of several the longest key wins.
+
+    A case named in `pending` belongs to a part that is not built yet. Any other without a check fails.
+    """
+    if case.name in pending:
+        pytest.skip("its part of the system is not built yet (PENDING)")
+    fitting = [key for key in checks if any(text.startswith(key) for text in case.descriptions)]
+    assert fitting, f"{case.name}: no check for {case.descriptions}"
+    checks[max(fitting, key=len)](case, tmp_path)

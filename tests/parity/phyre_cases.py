@@ -1,7 +1,6 @@
 """PHYRE's frames, trials, folds and AUCCESS against numbers recorded from the originals."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +98,7 @@ def check_auccess(case: Case, tmp_path: Path) -> None:
     np.testing.assert_allclose(solved.mean(axis=0)[attempts - 1], case.arrays["out/success_at"], rtol=0, atol=1e-9)
 
 
-ADAPTERS: dict[str, Callable[[Case, Path], None]] = {
+CHECKS: dict[str, Check] = {
     "phyre-frames": check_frames,
     "phyre-selection": check_selection,
     "phyre-folds": check_folds,

@@ -1,6 +1,5 @@
 """EfficientMORL against numbers recorded from the original code."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ from emorl.models.likelihood import gaussian_nll, mixture_nll
 from emorl.original import from_original, to_original
 from tests.parity.emorl_evaluations import check_clevrtex, check_dci, check_routines
 from tests.parity.emorl_metrics import check_ari, check_dataset, check_mse_and_matching, close
-from tests.parity.golden import Case, cases
+from tests.parity.golden import Case, Check, cases, check_case
 
 SYSTEM = "emorl"
 
@@ -346,7 +345,7 @@ def _uses_geco(case: Case) -> bool:
     return bool(case.info["constructor"].get("use_geco"))
 
 
-ADAPTERS: dict[str, Callable[[Case, Path], None]] = {
+CHECKS: dict[str, Check] = {
     "lib.model.EfficientMORL (forward": check_model,
     "lib.model.EfficientMORL + the loop": check_trajectory,
     "lib.model.SlotAttention + the loop": check_trajectory,
@@ -368,6 +367,4 @@ ADAPTERS: dict[str, Callable[[Case, Path], None]] = {
 
 @pytest.mark.parametrize("case", cases(SYSTEM))
 def test_parity(case: Case, tmp_path: Path) -> None:
-    adapters = [check for klass, check in ADAPTERS.items() if case.info["klass"].startswith(klass)]
-    assert adapters, f"{case.name}: no adapter for {case.info['klass']!r}"
-    adapters[0](case, tmp_path)
+    check_case(case, CHECKS, tmp_path)

@@ -23,7 +23,7 @@ from core.data.loader import Batch
 from core.data.msn import FOLDER, MSN
 from core.data.nmr import NMR
 from core.data.obsurf import ObSuRF
-from tests.parity.golden import Case, cases
+from tests.parity.golden import Case, Check, cases, check_case
 
 SYSTEM = "osrt"
 PENDING = {
@@ -308,19 +308,14 @@ def case_labels(case: Case) -> int:
     return case.info["sample_dtypes_full_scale"]["target_masks"][1][-1]
 
 
-ADAPTERS: dict[tuple[str, str], Callable[[Case, Path], None]] = {
-    ("functions", "pixel rays of a pinhole camera"): check_camera_geometry,
-    ("class", "Clevr3dDataset"): check_obsurf,
-    ("class", "NMRDataset"): check_nmr,
-    ("class", "MultishapenetDataset"): check_msn,
+CHECKS: dict[str, Check] = {
+    "pixel rays of a pinhole camera": check_camera_geometry,
+    "Clevr3dDataset": check_obsurf,
+    "NMRDataset": check_nmr,
+    "MultishapenetDataset": check_msn,
 }
-"""By a field of the json and how it begins."""
 
 
 @pytest.mark.parametrize("case", cases(SYSTEM))
 def test_parity(case: Case, tmp_path: Path) -> None:
-    adapters = [check for (field, start), check in ADAPTERS.items() if str(case.info.get(field, "")).startswith(start)]
-    if not adapters and case.name in PENDING:
-        pytest.skip("its part of the system is not built yet (PENDING)")
-    assert adapters, f"{case.name}: no adapter for {case.info.get('class') or case.info.get('functions')!r}"
-    adapters[0](case, tmp_path)
+    check_case(case, CHECKS, tmp_path, PENDING)

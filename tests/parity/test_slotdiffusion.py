@@ -1,6 +1,5 @@
 """SlotDiffusion against numbers recorded from the original code: models, diffusion, metrics, data."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from core.data.errors import DataError
 from core.data.movi import Movi
-from tests.parity.golden import Case, cases
+from tests.parity.golden import Case, Check, cases, check_case
 from tests.parity.video_preprocessing import within_rounding
 from tests.video_files import write_frames
 
@@ -114,7 +113,7 @@ def check_steve_movi(case: Case, tmp_path: Path) -> None:
     np.testing.assert_array_equal(mask, case["out/masks"])
 
 
-ADAPTERS: dict[str, Callable[[Case, Path], None]] = {
+CHECKS: dict[str, Check] = {
     "data-index": check_index,
     "data-movi": check_movi,
     "data-steve-movi": check_steve_movi,
@@ -123,7 +122,4 @@ ADAPTERS: dict[str, Callable[[Case, Path], None]] = {
 
 @pytest.mark.parametrize("case", cases(SYSTEM))
 def test_parity(case: Case, tmp_path: Path) -> None:
-    if case.name in PENDING:
-        pytest.skip(f"{case.name}: its part of the system is not built yet (PENDING)")
-    assert case.name in ADAPTERS, f"{case.name}: no adapter for {case.info['class']!r}"
-    ADAPTERS[case.name](case, tmp_path)
+    check_case(case, CHECKS, tmp_path, PENDING)

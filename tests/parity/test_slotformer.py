@@ -1,6 +1,5 @@
 """SlotFormer against numbers recorded from the original code: base models, roll-outs, metrics, data of the models."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from core.data.clip_reader import ClipReader
 from core.data.clips import enter_times, visualised_videos
 from core.data.obj3d import Obj3D
 from core.data.physion import FOLDERS, Physion
-from tests.parity.golden import Case, cases
+from tests.parity.golden import Case, Check, cases, check_case
 from tests.parity.video_preprocessing import check_bilinear, check_masks, within_rounding
 from tests.video_files import clevrer_mp4, touch_clevrer, write_clevrer_annotation, write_frames, write_json
 
@@ -115,7 +114,7 @@ def check_dataset_transforms(case: Case, tmp_path: Path) -> None:
     np.testing.assert_array_equal(original["video"][0, 0], sample["video"].flip(0))
 
 
-ADAPTERS: dict[str, Callable[[Case, Path], None]] = {
+CHECKS: dict[str, Check] = {
     "clip-index": check_clip_index,
     "dataset-transforms": check_dataset_transforms,
 }
@@ -123,7 +122,4 @@ ADAPTERS: dict[str, Callable[[Case, Path], None]] = {
 
 @pytest.mark.parametrize("case", cases(SYSTEM))
 def test_parity(case: Case, tmp_path: Path) -> None:
-    if case.name in PENDING:
-        pytest.skip(f"{case.name}: its part of the system is not built yet (PENDING)")
-    assert case.name in ADAPTERS, f"{case.name}: no adapter for {case.info['class']!r}"
-    ADAPTERS[case.name](case, tmp_path)
+    check_case(case, CHECKS, tmp_path, PENDING)

@@ -1,7 +1,6 @@
 """SlotFormer's tasks against numbers recorded from the original code: data, question answering, readouts, planning."""
 
 import csv
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,8 @@ from core.data.clips import enter_times
 from core.data.obj3d import Obj3D
 from core.data.physion import FOLDERS, LABELS, OUTCOME, Physion, PhysionVideo, listed_videos, without_bad_stimuli
 from core.data.vqa import ClevrerQuestions, tokenise
-from tests.parity.golden import Case, cases
-from tests.parity.phyre_cases import ADAPTERS as PHYRE_ADAPTERS
+from tests.parity.golden import Case, Check, cases, check_case
+from tests.parity.phyre_cases import CHECKS as PHYRE_CHECKS
 from tests.parity.video_preprocessing import check_bilinear, check_boxes, check_masks, within_rounding
 from tests.video_files import touch_clevrer, write_clevrer_annotation, write_frames, write_json
 
@@ -198,19 +197,16 @@ def check_vqa_data(case: Case, tmp_path: Path) -> None:
         np.testing.assert_array_equal(is_padding, case[f"out/text{number}_pad"].numpy())
 
 
-ADAPTERS: dict[str, Callable[[Case, Path], None]] = {
+CHECKS: dict[str, Check] = {
     "clip-index": check_clip_index,
     "image-and-mask-preprocessing": check_preprocessing,
     "physion-labels": check_physion_labels,
     "physion-splits": check_physion_splits,
     "vqa-data": check_vqa_data,
-    **PHYRE_ADAPTERS,
+    **PHYRE_CHECKS,
 }
 
 
 @pytest.mark.parametrize("case", cases(SYSTEM))
 def test_parity(case: Case, tmp_path: Path) -> None:
-    if case.name in PENDING:
-        pytest.skip(f"{case.name}: its part of the system is not built yet (PENDING)")
-    assert case.name in ADAPTERS, f"{case.name}: no adapter for {case.info.get('cls')!r}"
-    ADAPTERS[case.name](case, tmp_path)
+    check_case(case, CHECKS, tmp_path, PENDING)
