@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from core.files import replacing
 from core.training.checkpoint import CheckpointError, CheckpointFolder, load, load_weights
 
 
@@ -37,9 +38,8 @@ class RunRecord:
 
     def write(self, path: Path) -> None:
         """Write the record as JSON; a reader finds the old file or the new one."""
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(json.dumps(self.to_dict(), indent=2) + "\n")
-        partial.replace(path)
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(self.to_dict(), indent=2) + "\n")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "RunRecord":

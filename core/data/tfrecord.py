@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from core.data.cache import cache_folder
 from core.data.errors import DataError
+from core.files import replacing
 
 Feature = Sequence[bytes | memoryview] | np.ndarray
 """A list of bytes, or a one-dimensional array of float32 or int64."""
@@ -180,18 +181,11 @@ def framed(payload: bytes) -> bytes:
 
 def write_records(path: Path, payloads: Iterable[bytes]) -> int:
     """Write a file of records and return their number; `path` appears only when it is complete."""
-    partial = path.with_name(f".{path.name}.partial")
     count = 0
-    try:
-        with partial.open("wb") as file:
-            for payload in payloads:
-                file.write(framed(payload))
-                count += 1
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path, durable=True) as partial, partial.open("wb") as file:
+        for payload in payloads:
+            file.write(framed(payload))
+            count += 1
     return count
 
 
@@ -215,7 +209,8 @@ def record_index(paths: Sequence[Path]) -> Int64[np.ndarray, "n 3"]:
         with target.with_name(f".{target.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not target.exists():
-                _keep(target, _scan_all(paths))
+                with replacing(target, durable=True) as partial, partial.open("wb") as file:
+                    np.save(file, _scan_all(paths))
         return np.load(target)
     except OSError as error:
         raise DataError(
@@ -231,18 +226,6 @@ def _scan_all(paths: Sequence[Path]) -> Int64[np.ndarray, "n 3"]:
         for number, found in enumerate(scans):
             rows.append(np.insert(found, 0, number, axis=1))
     return np.concatenate(rows)
-
-
-def _keep(target: Path, index: np.ndarray) -> None:
-    partial = target.with_name(f".{target.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            np.save(file, index)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 class _MalformedMessage(Exception):

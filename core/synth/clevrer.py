@@ -20,7 +20,7 @@ from core.synth.h5_writer import sample_rng
 from core.synth.physics import Body, Motion, simulate
 from core.synth.render import Rendering
 from core.synth.scene import Camera, Scene, SceneObject, rotation_about_z
-from core.synth.scene_writer import Files
+from core.synth.scene_writer import Files, Options
 from core.synth.videos import film, split_of
 from core.viz.videos import encode_mp4
 
@@ -108,7 +108,7 @@ def make_clevrer(
     return {path_of("video", split, number, "mp4"): encode_mp4([drawn.image for drawn in pictures], fps), **files}
 
 
-def question_files(root: Path, count: int) -> Files:
+def question_files(root: Path, count: int, options: Options) -> Files:
     """questions/{train,val,test}.json of the first `count` scenes, in the order of their numbers."""
     scenes: dict[str, list[dict]] = {split: [] for split in FIRST_NUMBER}
     for index in range(count):

@@ -19,7 +19,7 @@ from core.synth.clevrtex import png
 from core.synth.h5_writer import sample_rng
 from core.synth.render import Rendering, render
 from core.synth.scene import Camera, Light, Scene, SceneObject, rotation_about_z
-from core.synth.scene_writer import Files
+from core.synth.scene_writer import Files, Options
 from core.synth.shapes import SHAPES, resting_height
 from core.synth.videos import split_of
 
@@ -122,13 +122,13 @@ def _four_bytes(depth: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def description(root: Path, num_shards: int, per_shard: int) -> Files:
+def description(root: Path, num_shards: int, options: Options) -> Files:
     """dataset_info.json: the shards of every split, and how many records each holds."""
     lengths: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     sizes = dict.fromkeys(lengths, 0)
     for shard in range(num_shards):
         split, number = split_of(shard, ("train", "val", "test"))
-        lengths[split].append(str(per_shard))
+        lengths[split].append(str(options["per_shard"]))
         sizes[split] += (root / FOLDER / f"{NAME}-{split}.tfrecord-{number:05d}").stat().st_size
     splits = [
         {"name": split, "shardLengths": found, "numBytes": str(sizes[split]), "filepathTemplate": TEMPLATE}

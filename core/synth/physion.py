@@ -19,7 +19,7 @@ from core.synth.physics import Motion, simulate
 from core.synth.physion_scenarios import Setup, draw_setup
 from core.synth.render import index_of
 from core.synth.scene import Camera, Light, Material, Scene
-from core.synth.scene_writer import Files
+from core.synth.scene_writer import Files, Options
 from core.synth.videos import describe, film
 from core.viz.videos import encode_mp4
 
@@ -162,7 +162,7 @@ def _ground(rng: np.random.Generator) -> Material:
     return replace(surface, texture=pale, metallic=0.0, roughness=0.85)
 
 
-def lists_and_labels(root: Path, count: int) -> Files:
+def lists_and_labels(root: Path, count: int, options: Options) -> Files:
     """The lists of all splits, that of flawed videos (there are none), and the tables of outcomes."""
     lists: dict[tuple[str, str], dict[str, list[str]]] = {
         (subset, split): {scenario: [] for scenario in SCENARIOS}

@@ -30,7 +30,8 @@ def write_preview(folder: Path, fps: float | None = None) -> None:
     if fps:
         videos = list(_videos(folder))
         pictures = []
-        for frames in videos[: MOST_SCENES // 2]:
+        has_labels = videos[0][0][1] is not None
+        for frames in videos[: MOST_SCENES // 2 if has_labels else MOST_SCENES]:
             shown = [frames[int(k)] for k in np.linspace(0, len(frames) - 1, FRAMES_OF_SHEET)]
             pictures += [picture for picture, _ in shown]
             pictures += [overlay(*frame) for frame in shown if frame[1] is not None]

@@ -172,7 +172,7 @@ def _mesh(mesh: Mesh, surface: dict[str, Any], placed: Float[np.ndarray, "4 4"])
 def _surface(material: Material) -> dict[str, Any]:
     colour = _rgb(material.colour)
     if material.texture is not None:
-        bitmap = mi.Bitmap(np.ascontiguousarray(material.texture, dtype=np.float32))
+        bitmap = mi.Bitmap(np.array(material.texture, np.float32, order="C"))
         scale = mi.ScalarTransform3f().scale([material.texture_scale] * 2)
         colour = {"type": "bitmap", "bitmap": bitmap, "raw": True, "to_uv": scale}
     return {

@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +9,13 @@ from typing import Any
 
 from tqdm import tqdm
 
+from core.files import replacing
 from core.parallel import ordered_map
 
 Files = dict[str, bytes]
 """Contents by path below the root of the data set."""
+Options = dict[str, int | float]
+"""Of a data set, by their names on the command line."""
 
 DESCRIPTION = "dataset.json"
 _JOURNAL = ".scenes-written"
@@ -120,7 +122,8 @@ def _write_files(root: Path, files: Files) -> None:
         with (root / _ENTRIES).open("a") as entries:
             entries.writelines(f"{name}\n" for name in unknown)
     for path, content in files.items():
-        write_file(root / path, content)
+        with replacing(root / path) as partial:
+            partial.write_bytes(content)
 
 
 def _is_complete(root: Path) -> bool:
@@ -156,17 +159,7 @@ def _write_missing(root: Path, make: Callable[[int], Files], missing: list[int],
             bar.update()
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file, creating its folder; a reader sees the old file or the whole of the other one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def _describe(root: Path, description: dict[str, Any], count: int, complete: bool) -> None:
     content = {"generated": True, **description, "count": count, "complete": complete}
-    write_file(root / DESCRIPTION, (json.dumps(content, indent=2) + "\n").encode())
+    with replacing(root / DESCRIPTION) as partial:
+        partial.write_text(json.dumps(content, indent=2) + "\n")

@@ -6,6 +6,8 @@ same name is the same material everywhere. Textures tile: their left edge meets 
 
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
 
 import numpy as np
 from jaxtyping import Float
@@ -144,6 +146,11 @@ def material(name: str, scale: float = 1.0) -> Material:
 
     Raises KeyError for an unknown pattern.
     """
+    return replace(_unscaled(name), texture_scale=scale)
+
+
+@cache
+def _unscaled(name: str) -> Material:
     pattern, _, _ = name.rpartition("_")
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     amount = PATTERNS[pattern](rng)[..., None]
@@ -152,9 +159,9 @@ def material(name: str, scale: float = 1.0) -> Material:
     texture = ((dark + (bright - dark) * amount) * fine).clip(0.01, 0.98)
     metallic = float(rng.random() < 0.25)
     roughness = float(rng.uniform(0.2, 0.45) if metallic else rng.uniform(0.35, 0.9))
-    return Material(
-        texture=texture.astype(np.float32), texture_scale=scale, roughness=roughness, metallic=metallic, name=name
-    )
+    texture = texture.astype(np.float32)
+    texture.setflags(write=False)
+    return Material(texture=texture, roughness=roughness, metallic=metallic, name=name)
 
 
 def palette(rng: np.random.Generator) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:

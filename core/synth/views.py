@@ -12,7 +12,7 @@ from core.synth.clevrtex import png
 from core.synth.h5_writer import sample_rng
 from core.synth.render import index_of, render
 from core.synth.scene import Camera, Scene, SceneObject, rotation_about_z
-from core.synth.scene_writer import Files
+from core.synth.scene_writer import Files, Options
 from core.synth.shapes import SHAPES, resting_height
 
 NUM_VIEWS = 3
@@ -88,9 +88,9 @@ def _draw_mixed(rng: np.random.Generator, fewest: int, most: int) -> tuple[tuple
     return tuple(objects), shapes
 
 
-def metadata(root: Path, count: int, most: int) -> Files:
+def metadata(root: Path, count: int, options: Options) -> Files:
     """metadata.npz: shapes (0 for none) and camera positions of all scenes."""
-    shape, camera_pos = np.zeros((count, most), np.int64), np.zeros((count, NUM_VIEWS, 3))
+    shape, camera_pos = np.zeros((count, int(options["most"])), np.int64), np.zeros((count, NUM_VIEWS, 3))
     for scene in range(count):
         described = json.loads((root / f"scenes/{scene:06d}.json").read_text())
         shape[scene, : len(described["shape"])] = described["shape"]

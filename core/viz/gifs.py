@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from core.viz.panels import replacing
+from core.files import replacing
 
 MAX_FPS = 50  # browsers slow down frames shorter than 20 ms
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +11,7 @@ from jaxtyping import Float, Integer, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from core.files import replacing
 from core.types import Decomposition
 from core.viz.colours import colour_labels, colour_masks, slot_colours
 
@@ -118,16 +116,3 @@ def save_png(path: str | Path, array: UInt8[np.ndarray, "H W 3"]) -> None:
     """Write a picture, creating its folder; a reader sees the old file or the whole of the other one."""
     with replacing(path) as temporary:
         Image.fromarray(array).save(temporary, format="PNG")
-
-
-@contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """A path beside `path` to write to, which takes its place when the block ends, and is removed if it fails."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -11,7 +11,8 @@ from tqdm import tqdm
 from core.metrics.reconstruction import mse
 from core.metrics.segmentation import foreground_ari, hard_labels
 from core.types import Decomposition
-from core.viz.panels import panel, replacing, save_png
+from core.files import replacing
+from core.viz.panels import panel, save_png
 from emorl.evals.task import Task, resize_masks
 
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from core.data.loader import Batch, BatchSource, evaluation_batches, to_device
 from core.nn.noise import Noise, derive_seed
-from core.viz.panels import replacing
+from core.files import replacing
 
 
 @dataclass(frozen=True)

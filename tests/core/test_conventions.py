@@ -121,7 +121,7 @@ def test_nothing_is_unpickled_or_evaluated_that_came_from_a_file():
 
 
 def asserts(node: ast.AST, helpers: Mapping[str, Function], seen: frozenset[str] = frozenset()) -> bool:
-    """Whether a function asserts, itself or through a function of its file."""
+    """Whether a function asserts, itself or through a function of the tests."""
     if any(isinstance(child, ast.Assert) for child in ast.walk(node)):
         return True
     for name, _ in calls(node):
@@ -134,13 +134,17 @@ def asserts(node: ast.AST, helpers: Mapping[str, Function], seen: frozenset[str]
 
 
 def test_every_test_asserts_something():
+    functions = {
+        path: {node.name: node for node in ast.walk(parse(path)) if isinstance(node, Function)}
+        for path in in_folder("tests")
+    }
+    shared = {name: node for found in functions.values() for name, node in found.items()}
     silent, count = [], 0
-    for path in in_folder("tests"):
-        functions = {node.name: node for node in ast.walk(parse(path)) if isinstance(node, Function)}
-        for name, node in functions.items():
+    for path, found in functions.items():
+        for name, node in found.items():
             if name.startswith("test_") and path.name.startswith("test_"):
                 count += 1
-                if not asserts(node, functions):
+                if not asserts(node, {**shared, **found}):
                     silent.append(f"{place(path, node)} {name}")
     assert count > 100
     assert silent == []

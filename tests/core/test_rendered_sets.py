@@ -232,7 +232,7 @@ def test_files_do_not_depend_on_workers_and_a_larger_count_continues(run: Runner
         (("clevr", "--scenes", 3, "--frames", 3), "--frames does not apply to clevr, which has --width"),
         (("clevr", "--scenes", 3, "--fewest", 9, "--most", 4), "--fewest 9 is more than --most 4"),
         (("clevrtexx", "--scenes", 3), "no data set 'clevrtexx'; did you mean 'clevrtex'?"),
-        (("movi-tex", "--scenes", 1, "--most", 12), "the files of movi-tex have room for 10 masks"),
+        (("movi-tex", "--scenes", 1, "--most", 12), "there is room for 10 objects"),
         (("clevr", "--scenes", 0), "expected a whole number of at least 1"),
     ],
 )

@@ -2,7 +2,6 @@
 
 import fcntl
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 from core.data.cache import cache_folder
 from core.data.errors import DataError
+from core.files import replacing
 from core.parallel import ordered_map
 from core.synth.phyre.simulator import MAX_STEPS, SOURCE, MovingBodies, simulate, user_ball, valid_actions
 from core.synth.phyre.templates import TASK_IDS, scene
@@ -111,12 +111,8 @@ class StatusCache:
             kept.flush()
 
     def _create(self) -> None:
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        with partial.open("wb") as file:
+        with replacing(self.path, durable=True) as partial, partial.open("wb") as file:
             np.save(file, np.full((len(_ROWS), len(self.action_array)), PENDING, np.int8))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self.path)
 
     def _simulate_missing(self, kept: Int8[np.ndarray, "tasks N"], rows: Sequence[int]) -> None:
         starts = range(0, kept.shape[1], ACTIONS_AT_A_TIME)
