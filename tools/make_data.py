@@ -76,6 +76,13 @@ def write_rendered(name: str, arguments: argparse.Namespace) -> list[tuple[Path,
     return [(folder, f"{arguments.scenes:,} scenes, {made:,} of them made by this call")]
 
 
+def write_phyre(arguments: argparse.Namespace) -> list[tuple[Path, str]]:
+    from core.synth.phyre.preview import write_phyre_preview
+
+    path = write_phyre_preview(arguments.root / "phyre", arguments.seed)
+    return [(path, "a preview; the tasks themselves are simulated where they are needed and have no files")]
+
+
 def write_h5_splits(
     arguments: argparse.Namespace, *, names: tuple[str, str], groups: tuple[str, str] = ("train", "test"), **source
 ) -> list[tuple[Path, str]]:
@@ -144,6 +151,7 @@ DATASETS = {
         )
         for name, rendered in SETS.items()
     },
+    "phyre": Dataset("stand-in for PHYRE, 25 templates of 100 tasks: a preview, no files", write_phyre, sized_by=()),
 }
 OPTIONS = {
     "shapes": "tetrominoes: number of shapes, 17 or 19 (default 19)",
@@ -202,7 +210,8 @@ def parse_arguments(words: list[str]) -> argparse.Namespace:
         given = getattr(arguments, name) is not None
         if given != (name in dataset.sized_by):
             sizes = " and ".join(f"--{size}" for size in dataset.sized_by)
-            parser.error(f"the size of {arguments.name} is given by {sizes}")
+            sized = f"the size of {arguments.name} is given by {sizes}" if sizes else f"{arguments.name} has no files"
+            parser.error(sized)
     for name in OPTIONS:
         if getattr(arguments, name) is not None and name not in dataset.options:
             own = ", ".join(f"--{option}" for option in dataset.options) or "no options of its own"

@@ -24,6 +24,9 @@ from core.data.run_length import decode_run_lengths
 from core.data.video import decoded_once, folder_or_mp4, resize_labels
 
 SPLITS = ("train", "val", "test")
+SOURCE = (
+    "http://clevrer.csail.mit.edu, or make a synthetic set: python tools/make_data.py clevrer --root ... --scenes 100"
+)
 BROKEN_VIDEO = {"val": 10800}
 """Video that no published model has seen: its annotation is broken."""
 NOT_THERE = -1
@@ -64,8 +67,8 @@ class Clevrer(ClipReader):
         self.root = Path(root)
         if masks and not (self.root / "derender_proposals").is_dir():
             raise DataError(
-                f"{self.root / 'derender_proposals'}: no such folder, but masks are asked for. Unpack the proposals of "
-                "http://clevrer.csail.mit.edu there, or read without masks"
+                f"{self.root / 'derender_proposals'}: no such folder, but masks are asked for. Read without masks, or "
+                f"unpack the proposals of {SOURCE}"
             )
         self.masks = masks
         self.max_num_boxes = max_num_objects + 1
@@ -131,10 +134,7 @@ def _find_videos(root: Path, split: str) -> list[Path]:
         if match := re.fullmatch(r"video_(\d{5})(\.mp4)?", entry.name):
             found[int(match.group(1))] = entry.with_suffix("")
     if not found:
-        raise DataError(
-            f"{path}: no video_AAAAA-BBBBB/video_NNNNN.mp4 in it. Unpack the videos of http://clevrer.csail.mit.edu "
-            "there"
-        )
+        raise DataError(f"{path}: no video_AAAAA-BBBBB/video_NNNNN.mp4 in it. Unpack the videos of {SOURCE}")
     missing = sorted(set(range(min(found), max(found) + 1)) - set(found) - {BROKEN_VIDEO.get(split)})
     if missing:
         raise DataError(
@@ -150,8 +150,8 @@ def _entrances(root: Path, split: str, videos: Sequence[Path], video_len: int) -
     path = root / "annotations" / split
     if not path.is_dir():
         raise DataError(
-            f"{path}: no such folder, but filter_enter needs to know when objects enter. Unpack the annotations of "
-            "http://clevrer.csail.mit.edu there (there are none of the test split), or set filter_enter=False"
+            f"{path}: no such folder, but filter_enter needs to know when objects enter. Set filter_enter=False, or "
+            f"unpack the annotations (there are none of the test split) of {SOURCE}"
         )
     files = [
         path / video.parent.name.replace("video", "annotation") / f"{video.name.replace('video', 'annotation')}.json"
@@ -215,7 +215,7 @@ def _read_frames(path: Path, key: str, video_len: int) -> list[Any]:
     try:
         frames = list(json.loads(path.read_text())[key])
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file. Unpack the data of http://clevrer.csail.mit.edu again") from error
+        raise DataError(f"{path}: no such file. Unpack again the data of {SOURCE}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{path}: not a readable JSON file with a list {key!r} ({error!r}). It is damaged: unpack it again"

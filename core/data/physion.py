@@ -34,7 +34,10 @@ FOLDERS = {
 }
 LABELS = {"readout": "PhysionTrainMP4s/readout_labels.csv", "test": "PhysionTestMP4s/labels.csv"}
 OUTCOME = "ground truth outcome"
-SOURCE = "https://github.com/cogtoolslab/physics-benchmarking-neurips2021"
+SOURCE = (
+    "https://github.com/cogtoolslab/physics-benchmarking-neurips2021, or make a synthetic set: "
+    "python tools/make_data.py physion --root ... --scenes 64"
+)
 
 
 @dataclass(frozen=True)
@@ -158,8 +161,8 @@ def outcomes(root: str | Path, subset: str, videos: Iterable[PhysionVideo]) -> l
         if len(found) != 1:
             what = "more than one outcome" if found else "no outcome"
             raise DataError(
-                f"{path}: {what} of {key!r}, needed for {video.path}. Fetch the file again ({SOURCE}), or take the "
-                "video out with lists of your own in splits/"
+                f"{path}: {what} of {key!r}, needed for {video.path}. Take the video out with lists of your own in "
+                f"splits/, or fetch the file again: {SOURCE}"
             )
         labels += found
     return labels

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float32, Int32, Int64
 from torch import Tensor
 
+from core.data.clevrer import SOURCE
 from core.data.errors import DataError
 
 KINDS = ("descriptive", "explanatory", "predictive", "counterfactual")
@@ -228,8 +229,7 @@ def _read_questions(path: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
                 raise ValueError(f"question_type {question['question_type']!r} is not one of {', '.join(KINDS)}")
     except FileNotFoundError as error:
         raise DataError(
-            f"{path}: no such file. Fetch the questions from http://clevrer.csail.mit.edu; validation.json is to be "
-            "called val.json"
+            f"{path}: no such file. validation.json is to be called val.json. Fetch the questions from {SOURCE}"
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a question file of CLEVRER ({error!r}). Fetch it again") from error

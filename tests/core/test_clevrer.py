@@ -214,7 +214,7 @@ def test_annotations_that_are_not_there(root):
 
 
 def test_proposals_that_are_not_there(root):
-    with pytest.raises(DataError, match=r"derender_proposals: no such folder, but masks are asked for\. Unpack"):
+    with pytest.raises(DataError, match=r"derender_proposals: no such folder, but masks are asked for\. Read"):
         open_reader(root, masks=True)
     for number in range(COUNT - 1):
         write_clevrer_proposal(root, number, [MASKS] * LENGTH)

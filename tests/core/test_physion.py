@@ -171,7 +171,7 @@ def test_published_lists(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["towers_0003,True,0"], r"no outcome of 'towers_0001', needed for .*towers_0001_img\.mp4\. Fetch"),
+        (["towers_0003,True,0"], r"no outcome of 'towers_0001', needed for .*towers_0001_img\.mp4\. Take"),
         (["towers_0003,True,0", "towers_0003,False,0"], r"more than one outcome of 'towers_0003'"),
         (["towers_0003,maybe,0"], r"not a table of names and a column 'ground truth outcome' of True and False"),
         (["towers_0003"], r"not a table of names and a column 'ground truth outcome'"),

@@ -59,3 +59,14 @@ def test_every_set_shows_itself(run: Runner, tmp_path: Path, name: str, folder: 
             assert 1 <= animation.n_frames <= 3
     again = run("tools/make_data.py", name, *words)
     assert "0 of them made by this call" in again.stdout
+
+
+def test_the_stand_in_for_phyre_shows_itself(run: Runner, tmp_path: Path):
+    done = run("tools/make_data.py", "phyre", "--root", tmp_path)
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "phyre" / "preview.png") as picture:
+        assert picture.size == (8 * 128 + 7 * 2, 8 * 128 + 7 * 2)
+        shown = {colour for _, colour in picture.convert("RGB").getcolors(1 << 16)}
+    assert (243, 79, 70) in shown, "the red ball that solves a task"
+    with Image.open(tmp_path / "phyre" / "preview.gif") as film:
+        assert film.n_frames > 10
