@@ -34,7 +34,8 @@ def write_preview(folder: Path, fps: float | None = None) -> None:
         for frames in videos[: MOST_SCENES // 2 if has_labels else MOST_SCENES]:
             shown = [frames[int(k)] for k in np.linspace(0, len(frames) - 1, FRAMES_OF_SHEET)]
             pictures += [picture for picture, _ in shown]
-            pictures += [overlay(*frame) for frame in shown if frame[1] is not None]
+            num_objects = max((int(labels.max()) for _, labels in shown if labels is not None), default=0)
+            pictures += [overlay(*frame, num_objects) for frame in shown if frame[1] is not None]
         save_png(folder / "preview.png", contact_sheet(pictures, FRAMES_OF_SHEET))
         save_gif(folder / "preview.gif", np.stack([picture for picture, _ in videos[0]]), fps)
         return

@@ -12,9 +12,14 @@ STRENGTH = 0.55
 GAP = 2
 
 
-def overlay(picture: UInt8[np.ndarray, "H W 3"], labels: Integer[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
-    """The picture with every object (label above 0) tinted in a colour of its own, the background as it is."""
-    num_objects = max(int(labels.max()), 1)
+def overlay(
+    picture: UInt8[np.ndarray, "H W 3"], labels: Integer[np.ndarray, "H W"], num_objects: int | None = None
+) -> UInt8[np.ndarray, "H W 3"]:
+    """The picture with every object (label above 0) tinted in a colour of its own, the background as it is.
+
+    Frames of one video keep the colours of their objects if `num_objects` is the same for all.
+    """
+    num_objects = max(num_objects or int(labels.max()), 1)
     palette = torch.cat([torch.zeros(1, 3), slot_colours(num_objects)]).numpy() * 255
     strength = STRENGTH * (labels > 0)[..., None]
     return np.rint((1 - strength) * picture + strength * palette[labels]).astype(np.uint8)
