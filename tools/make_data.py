@@ -88,6 +88,7 @@ def write_h5_splits(
 ) -> list[tuple[Path, str]]:
     """The training and the test file of these names and groups; an empty split has no file."""
     from core.synth.h5_writer import write_h5
+    from core.synth.preview import describe_h5, write_h5_preview
 
     report = []
     for split, name, count in zip(groups, names, (arguments.train, arguments.test)):
@@ -104,6 +105,10 @@ def write_h5_splits(
             force=arguments.force,
             **source,
         )
+        if drawn:
+            describe_h5(path, arguments.name, DATASETS[arguments.name].what)
+        if not report:
+            write_h5_preview(path)
         if drawn == 0:
             state = "already there"
         elif drawn < count:

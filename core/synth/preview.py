@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import h5py
 import numpy as np
 from PIL import Image
 
@@ -14,13 +15,15 @@ from core.data.physion import FOLDERS, SCENARIOS
 from core.data.run_length import decode_run_lengths
 from core.data.tfrecord import parse_example, read_records
 from core.data.video import mp4_frames
+from core.files import replacing
+from core.synth.scene_writer import DESCRIPTION
 from core.viz.gifs import save_gif
 from core.viz.overlays import contact_sheet, overlay
 from core.viz.panels import save_png
 
 MOST_SCENES = 8
 FRAMES_OF_SHEET = 8
-LARGE = 256
+LARGE, SMALL = 256, 64
 Frame = tuple[np.ndarray, np.ndarray | None]
 """A picture and the labels of its pixels, where the set has them."""
 
@@ -42,6 +45,29 @@ def write_preview(folder: Path, fps: float | None = None) -> None:
     frames = [frame for frame, _ in zip(_stills(folder), range(MOST_SCENES))]
     pictures = [picture for picture, _ in frames] + [overlay(*frame) for frame in frames]
     save_png(folder / "preview.png", contact_sheet(pictures, len(frames)))
+
+
+def write_h5_preview(path: Path) -> None:
+    """preview.png beside an .h5 file: its first pictures above the same with their masks."""
+    with h5py.File(path) as file:
+        (split,) = file.values()
+        images, masks = split["imgs"][:MOST_SCENES], split["masks"][:MOST_SCENES, ..., 0]
+    images = np.broadcast_to(images, (*images.shape[:3], 3))
+    scale = -(-SMALL // images.shape[1])
+    images, labels = (array.repeat(scale, 1).repeat(scale, 2) for array in (images, masks.argmax(axis=1)))
+    pictures = [*images, *(overlay(*frame, masks.shape[1] - 1) for frame in zip(images, labels))]
+    save_png(path.with_name("preview.png"), contact_sheet(pictures, len(images)))
+
+
+def describe_h5(path: Path, name: str, what: str) -> None:
+    """Enter an .h5 file, with the settings it was made with, into the dataset.json beside it."""
+    description = path.with_name(DESCRIPTION)
+    found = json.loads(description.read_text()) if description.exists() else {"generated": True, "files": {}}
+    with h5py.File(path) as file:
+        settings = {key: value.item() if isinstance(value, np.generic) else value for key, value in file.attrs.items()}
+    found["files"][path.name] = {"name": name, "what": what, **settings}
+    with replacing(description) as partial:
+        partial.write_text(json.dumps(found, indent=2) + "\n")
 
 
 def _stills(folder: Path) -> Iterator[Frame]:

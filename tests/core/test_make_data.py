@@ -10,6 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 from core.synth import tetrominoes
 from core.synth.h5_writer import sample_rng
@@ -102,7 +103,13 @@ def test_files(tmp_path, capsys, name, stem, image, entities, factors):
                 mapped = np.memmap(path, array.dtype, "r", array.id.get_offset(), array.shape)
                 assert mapped.flags.aligned
                 np.testing.assert_array_equal(mapped, array)
-    assert sorted(path.name for path in (tmp_path / "made").iterdir()) == sorted([f"{stem}.h5", f"{stem}_test.h5"])
+    made = {path.name for path in (tmp_path / "made").iterdir()}
+    assert made == {f"{stem}.h5", f"{stem}_test.h5", "dataset.json", "preview.png"}
+    described = json.loads((tmp_path / "made" / "dataset.json").read_text())
+    assert described["generated"] is True
+    assert [file["split"] for file in described["files"].values()] == ["train", "test"]
+    with Image.open(tmp_path / "made" / "preview.png") as preview:
+        assert preview.width > preview.height > 2 * 64
 
 
 def test_sample_depends_on_seed_split_and_index_only(tmp_path):
