@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from sacred import SETTINGS, Experiment
 from sacred.observers import FileStorageObserver
 from sacred.run import Run
 from sacred.utils import apply_backspaces_and_linefeeds
-from torch import nn
+from torch import Tensor, nn
 
 from core.data.loader import TrainingLoader
 from core.nn.noise import ShardedNoise, derive_seed
@@ -163,7 +164,7 @@ def run(config: dict[str, Any], sacred_run: Run | None = None) -> str:
         hooks=[(training["tensorboard_freq"], lambda step, batch: draw(tracker, step, model, batch["image"][:1]))],
         tracker=tracker,
         log_every=training["tensorboard_freq"],
-        log_names=LOG_NAMES[training["model"]],
+        scalars_of=partial(_scalars_of, training["model"]),
         extra_scalars=lambda: _extra_scalars(model),
         extra_state={
             "identity": identity,
@@ -185,6 +186,10 @@ def run(config: dict[str, Any], sacred_run: Run | None = None) -> str:
         print(f"{'finished' if finished else 'stopped'}; the weights are in {checkpoints.folder}")
     end_processes(accelerator)
     return "finished" if finished else "stopped"
+
+
+def _scalars_of(name: str, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {LOG_NAMES[name].get(term, f"train/{term}"): value for term, value in terms.items()}
 
 
 def _has_geco(model: nn.Module) -> bool:

@@ -5,7 +5,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
@@ -14,7 +15,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from tqdm import tqdm
 
 from core.nn.noise import ShardedNoise, derive_seed
-from core.training.checkpoint import CheckpointFolder, State, load_weights
+from core.training.checkpoint import State, load_weights
 from core.training.schedules import Schedule, constant
 from core.training.signals import StopSignals
 from core.training.tracking import Tracker
@@ -24,6 +25,25 @@ Controller = Callable[[int, Terms], None]
 """Called after every optimiser step with the step and its terms, averaged over processes."""
 Hook = Callable[[int, dict[str, Tensor]], None]
 """Called every so many steps with the step and its batch, on the main process only."""
+Validation = Callable[[int], bool]
+"""Called on every process after every so many steps and the last; True ends the training. A checkpoint follows."""
+
+
+@runtime_checkable
+class Checkpoints(Protocol):
+    """Where a training keeps its states."""
+
+    def save(self, step: int, state: State) -> Path: ...
+
+    def steps(self) -> list[int]: ...
+
+    def path(self, step: int) -> Path: ...
+
+
+def under_train(terms: Terms) -> Terms:
+    """The scalars that are logged of the terms of a loss: all, as `train/<term>`."""
+    return {f"train/{name}": value for name, value in terms.items()}
+
 
 STEPS_BETWEEN_AGREEMENTS = 16
 """How often several processes ask each other whether one of them was told to stop."""
@@ -59,7 +79,7 @@ class Trainer:
     batches: Callable[[int], Iterator[dict[str, Tensor]]]
     accelerator: Accelerator
     last_step: int
-    checkpoints: CheckpointFolder
+    checkpoints: Checkpoints
     checkpoint_every: int
     seed: int = 0
     schedule: Schedule = constant
@@ -69,12 +89,13 @@ class Trainer:
     hooks: Sequence[tuple[int, Hook]] = ()
     tracker: Tracker | None = None
     log_every: int = 100
-    log_names: Mapping[str, str] = field(default_factory=dict)
-    """Names of terms in the log, where they are not `train/<term>`."""
+    scalars_of: Callable[[Terms], Mapping[str, Tensor]] = under_train
     extra_scalars: Callable[[], dict[str, Any]] = dict
     extra_state: State = field(default_factory=dict)
     show_progress: bool = True
     first_step: int = 0
+    validate: Validation | None = None
+    validate_every: int = 1
 
     def __post_init__(self) -> None:
         self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
@@ -102,9 +123,14 @@ class Trainer:
                         hook(step, batch)
                 bar.update()
                 stop = self._told_to_stop(signals, step)
-                if stop or step == self.last_step or (step > 0 and step % self.checkpoint_every == 0):
+                is_last = step == self.last_step
+                validated = self.validate is not None and (is_last or (step + 1) % self.validate_every == 0)
+                done = (validated and self.validate(step)) or is_last
+                if stop or done or validated or (step > 0 and step % self.checkpoint_every == 0):
                     self.save(step)
-                if stop and step < self.last_step:
+                if done:
+                    break
+                if stop:
                     return False
         return True
 
@@ -162,8 +188,7 @@ class Trainer:
         self._stop_if_bad()
         terms = self._average(terms)
         if self._main:
-            row = {self.log_names.get(name, f"train/{name}"): value for name, value in terms.items()}
-            row |= {**self.extra_scalars(), "train/lr": self.optimizer.param_groups[0]["lr"]}
+            row = {**self.scalars_of(terms), **self.extra_scalars(), "train/lr": self.optimizer.param_groups[0]["lr"]}
             if self.tracker:
                 self.tracker.scalars(step, row)
             if self.show_progress:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from core.files import replacing
 from core.metrics.reconstruction import mse
 from core.metrics.segmentation import foreground_ari, hard_labels
 from core.types import Decomposition
-from core.files import replacing
 from core.viz.panels import panel, save_png
 from emorl.evals.task import Task, resize_masks
 

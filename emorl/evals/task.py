@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from core.data.loader import Batch, BatchSource, evaluation_batches, to_device
-from core.nn.noise import Noise, derive_seed
 from core.files import replacing
+from core.nn.noise import Noise, derive_seed
 
 
 @dataclass(frozen=True)

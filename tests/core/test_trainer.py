@@ -259,7 +259,7 @@ def test_hooks_log_and_checkpoints_come_as_often_as_asked(tmp_path):
         20,
         hooks=[(7, lambda step, batch: called.append((step, tuple(batch["image"].shape))))],
         log_every=6,
-        log_names={"loss": "train/total_loss"},
+        scalars_of=lambda terms: {"train/total_loss": terms["loss"], "train/mse": terms["mse"]},
         extra_scalars=lambda: {"train/beta": torch.tensor(0.5)},
         extra_state={"config": {"seed": 1}},
         checkpoint_every=8,
@@ -271,6 +271,20 @@ def test_hooks_log_and_checkpoints_come_as_often_as_asked(tmp_path):
     assert "train/loss" not in rows(tmp_path)[0]
     assert trainer.checkpoints.steps() == [8, 16, 20]
     assert load(tmp_path / "toy-state-16.pth")["config"] == {"seed": 1}
+
+
+def test_validations_come_after_their_steps_and_may_end_the_training(tmp_path):
+    called = []
+    trainer = make_trainer(
+        tmp_path, 20, validate=lambda step: called.append(step) or step > 10, validate_every=6, checkpoint_every=100
+    )
+    assert trainer.run()
+    assert called == [5, 11]
+    assert trainer.checkpoints.steps() == [5, 11]
+    called.clear()
+    trainer = make_trainer(tmp_path / "whole", 7, validate=lambda step: bool(called.append(step)), validate_every=6)
+    assert trainer.run()
+    assert called == [5, 7], "and after the last"
 
 
 @pytest.fixture(scope="module")
