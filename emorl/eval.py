@@ -21,9 +21,10 @@ import torch
 from sacred import SETTINGS, Experiment
 from torch import Tensor, nn
 
+from core.nn.noise import seeded_noise
 from core.training.checkpoint import CheckpointError, load, load_weights
 from emorl.evals import ari_mse_kl, clevrtex, disentanglement, latents, sample_viz
-from emorl.evals.task import Task, seeded_noise
+from emorl.evals.task import Task
 from emorl.models import build_model
 from emorl.original import from_original, is_original
 from emorl.settings import USER_ERRORS, UserError, arguments_of_model, check, defaults, open_data, run_commandline

@@ -10,7 +10,7 @@ from jaxtyping import install_import_hook
 
 import tests.typecheck
 
-install_import_hook(["core", "emorl", "slotformer"], f"{tests.typecheck.__name__}.check")
+install_import_hook(["clevrtex", "core", "emorl", "slotformer"], f"{tests.typecheck.__name__}.check")
 
 import subprocess
 import sys

@@ -5,116 +5,150 @@
 """
 
 import json
-import zipfile
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from jaxtyping import Bool
 from torch import Tensor
+from tqdm import tqdm
 
-from core.data.cache import cached_rows
 from core.data.errors import DataError
+from core.data.framing import Framing, LabelMap, Picture
+from core.data.generated import rows_of_split
+from core.data.picture_reader import PictureReader
+from core.data.video import stamp
+from core.files import replacing
 from core.metrics.segmentation import labels_from_masks
 
 SPLITS = {"test": (0, 15_000), "val": (15_000, 30_000), "train": (30_000, None)}
-BOX = (24, 216, 64, 256)
-"""First and last row, first and last column, of the square that the benchmark cuts out."""
-REMEDY = "Make it with `python tools/make_data.py clevr --root ...`, or convert the published clevr_with_masks"
+SHARES = {"test": (0.0, 0.15), "val": (0.15, 0.3), "train": (0.3, 1.0)}  # of the scenes of a generated set
+PUBLISHED = Framing(crop=0.8, size=(128, 128))
+REMEDY = (
+    "Convert the published file with `python tools/convert_clevr.py clevr_with_masks_train.tfrecords --root ...`, or "
+    "make a set like it with `python tools/make_data.py clevr --root ... --scenes 1000`"
+)
 
 
-class Clevr:
-    """One split of CLEVR with masks.
+class Clevr(PictureReader):
+    """One split of CLEVR with masks, by default as the benchmark frames it.
 
-    `read(indices)` gives `image` (n, 3, H, W) uint8, `mask` (n, H, W) uint8 entity indices with 0 = background and
-    `visible` (n, E) bool. Pictures and masks are cut to the square if `crop`, then resized to `side` if it is not None
-    (pictures bilinear without antialiasing, masks nearest, as in the benchmark), once, into the cache.
+    Besides the pictures and label maps of a `PictureReader`, `read` gives `visible` (n, E) bool with `masks`: which
+    entities, the background first, the whole scene shows.
 
+    most_objects: scenes with more visible objects are left out (6: CLEVR6). Their list is kept beside the folder, as
+    `clevr6_<split>_index.json`, until the data change.
     A set that `tools/make_data.py` made is split by its share of scenes: the first 15 % test, the next 15 % val.
+
     Raises DataError.
     """
 
-    def __init__(self, root: str | Path, split: str = "train", crop: bool = True, side: int | None = 128):
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "train",
+        framing: Framing = PUBLISHED,
+        masks: bool = True,
+        most_objects: int | None = None,
+    ):
         if split not in SPLITS:
             raise ValueError(f"CLEVR split {split!r} is not one of {', '.join(SPLITS)}")
-        self.path = Path(root)
-        self.split = split
-        self.crop = crop
-        files = self._manifest()
-        begin, end = SPLITS[split]
-        if (self.path / "dataset.json").exists():
-            begin, end = (None if bound is None else round(bound * len(files) / 100_000) for bound in (begin, end))
-        self._files = files[begin:end]
-        if not self._files:
-            raise DataError(f"{self.path}: holds {len(files)} pictures, none of them in split {split!r}. {REMEDY}")
-        height, width = (BOX[1] - BOX[0], BOX[3] - BOX[2]) if crop else (240, 320)
-        self.image_size = (side, side) if side else (height, width)
-
-    def _manifest(self) -> list[Path]:
-        """All files in the order of their indices."""
-        manifest = self.path / "manifest_ind.json"
-        try:
-            paths = {int(index): self.path / path for index, path in json.loads(manifest.read_text()).items()}
-        except FileNotFoundError:
-            paths = {int(path.stem.rpartition("_")[2]): path for path in self.path.rglob("*.npz")}
-        except (ValueError, AttributeError, TypeError) as error:
-            raise DataError(f"{manifest}: not a table of indices and paths ({error}). {REMEDY}") from error
-        if not paths:
-            raise DataError(f"{self.path}: no manifest_ind.json and no .npz file below it. {REMEDY}")
-        return [paths[index] for index in sorted(paths)]
-
-    def __len__(self) -> int:
-        return len(self._files)
+        path = Path(root)
+        found = _indexed_files(path)
+        begin, end = rows_of_split(path, SPLITS[split], SHARES[split])
+        files = found[begin:end]
+        if not files:
+            raise DataError(f"{path}: holds {len(found)} pictures, none of them in split {split!r}. {REMEDY}")
+        if most_objects is not None:
+            files = _with_few_objects(path, split, files, most_objects)
+        super().__init__(path, f"{split}{most_objects or ''}", files, framing, masks)
 
     def read(self, indices: np.ndarray) -> dict[str, Tensor]:
         """The samples of `indices`, in that order."""
-        pictures = torch.from_numpy(np.asarray(self._decoded[indices]))
-        pixels = self.image_size[0] * self.image_size[1]
-        image, mask, visible = pictures.split([3 * pixels, pixels, pictures.shape[1] - 4 * pixels], dim=1)
-        return {
-            "image": image.view(-1, *self.image_size, 3).permute(0, 3, 1, 2),
-            "mask": mask.view(-1, *self.image_size),
-            "visible": visible.bool(),
-        }
+        batch = super().read(indices)
+        if self.masks:
+            batch["visible"] = torch.from_numpy(np.asarray(self._visible[indices]) != 0)
+            if self.framing.max_objects is not None:
+                batch["visible"][:, self.framing.max_objects + 1 :] = False
+        return batch
 
     @cached_property
-    def _decoded(self) -> np.ndarray:
-        """[n, bytes] uint8: picture, labels and visibility of each scene, one file read for all three."""
-        num_entities = len(self._open(self._files[0])["visibility"])
-        size = 4 * self.image_size[0] * self.image_size[1] + num_entities
+    def _visible(self) -> np.ndarray:
+        """[n, E] uint8."""
+        num_entities = len(_visibility(self.sources[0]))
+        return self.decode(
+            f"{self.recipe}-visible", self.sources, (num_entities,), lambda path: _visibility(path).astype(np.uint8)
+        )
 
-        def decode(start: int, stop: int) -> np.ndarray:
-            return np.stack([self._flat(path) for path in self._files[start:stop]])
+    def open_picture(self, path: Path) -> Picture:
+        """The picture in a file. Raises DataError."""
+        image = _open(path, "image")
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise DataError(
+                f"{path}: image is {image.dtype} {list(image.shape)}, expected uint8 [240, 320, 3]. {REMEDY}"
+            )
+        return image
 
-        recipe = f"clevr-{self.split}-{'crop' if self.crop else 'whole'}-{self.image_size[0]}x{self.image_size[1]}"
-        return cached_rows(self.path, recipe, (len(self), size), decode)
+    def open_labels(self, path: Path) -> LabelMap:
+        """Entity indices made of the masks in a file. Raises DataError."""
+        mask = _open(path, "mask")
+        if mask.dtype != np.uint8 or mask.ndim != 4 or mask.shape[3] != 1:
+            raise DataError(
+                f"{path}: mask is {mask.dtype} {list(mask.shape)}, expected uint8 [11, 240, 320, 1]. {REMEDY}"
+            )
+        return labels_from_masks(torch.from_numpy(mask[None, ..., 0]))[0].numpy()
 
-    def _flat(self, path: Path) -> np.ndarray:
-        content = self._open(path)
-        image, masks = content["image"], content["mask"][..., 0]
-        if self.crop:
-            top, bottom, left, right = BOX
-            image, masks = image[top:bottom, left:right], masks[:, top:bottom, left:right]
-        labels = labels_from_masks(torch.from_numpy(np.ascontiguousarray(masks))[None])[0]
-        picture = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-        if picture.shape[1:] != self.image_size:
-            resized = F.interpolate(picture[None].float(), self.image_size, mode="bilinear", align_corners=False)
-            picture = resized[0].round().byte()
-            labels = F.interpolate(labels[None, None].float(), self.image_size, mode="nearest")[0, 0].byte()
-        visible = (content["visibility"] != 0).astype(np.uint8)
-        return np.concatenate([picture.permute(1, 2, 0).numpy().ravel(), labels.numpy().ravel(), visible])
+    def file_of_labels(self, picture: Path) -> Path:
+        return picture
 
-    @staticmethod
-    def _open(path: Path) -> dict[str, np.ndarray]:
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                content = {name: file[name] for name in ("image", "mask", "visibility")}
-        except FileNotFoundError as error:
-            raise DataError(f"{path}: the manifest names it, but it is not there. {REMEDY}") from error
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError(f"{path}: cannot be read as a CLEVR scene ({error}). {REMEDY}") from error
-        image, mask = content["image"], content["mask"]
-        if image.dtype != np.uint8 or image.ndim != 3 or mask.shape[1:3] != image.shape[:2]:
-            raise DataError(f"{path}: image is {image.dtype} {image.shape}, mask {mask.shape}; they do not agree")
-        return content
+
+def _indexed_files(path: Path) -> list[Path]:
+    """All files in the order of their indices: those of the manifest, else those whose names end in a number."""
+    manifest = path / "manifest_ind.json"
+    try:
+        files = {int(index): path / name for index, name in json.loads(manifest.read_text()).items()}
+    except FileNotFoundError:
+        numbered = {file: file.stem.rpartition("_")[2] for file in path.rglob("*.npz")}
+        files = {int(number): file for file, number in numbered.items() if number.isdecimal()}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise DataError(f"{manifest}: not a table of indices and paths ({error}). {REMEDY}") from error
+    if not files:
+        raise DataError(f"{path}: no manifest_ind.json and no .npz file below it. {REMEDY}")
+    return [files[index] for index in sorted(files)]
+
+
+def _with_few_objects(path: Path, split: str, files: list[Path], most_objects: int) -> list[Path]:
+    """Those of `files` with at most so many visible objects; the background is visible too."""
+    index = path.parent / f"clevr{most_objects}_{split}_index.json"
+    identity = stamp(path, files)
+    try:
+        kept = json.loads(index.read_text())
+        if kept["data"] == identity:
+            return [files[number] for number in kept["indices"]]
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        pass  # not there, the original's bare list (which does not tell whether the data changed), or damaged
+    entries = tqdm(files, desc=f"counting objects of {path.name} {split} once", unit=" files", leave=False)
+    chosen = [number for number, file in enumerate(entries) if np.count_nonzero(_visibility(file)) <= most_objects + 1]
+    if not chosen:
+        raise DataError(f"{path}: no scene of split {split!r} has at most {most_objects} objects. {REMEDY}")
+    try:
+        with replacing(index) as partial:
+            partial.write_text(json.dumps({"data": identity, "indices": chosen}))
+    except OSError:
+        pass  # where nothing may be written they are counted at every start
+    return [files[number] for number in chosen]
+
+
+def _visibility(path: Path) -> Bool[np.ndarray, "E"]:
+    return _open(path, "visibility").ravel() != 0
+
+
+def _open(path: Path, name: str) -> np.ndarray:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return file[name]
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: the manifest names it, but it is not there. {REMEDY}") from error
+    except Exception as error:  # zipfile raises many kinds on a damaged archive
+        raise DataError(f"{path}: cannot be read as a CLEVR scene ({error}). {REMEDY}") from error

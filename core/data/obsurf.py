@@ -5,7 +5,6 @@
 """
 
 import hashlib
-import json
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 from core.data.cache import cached_rows
 from core.data.cameras import draw_points, look_at_cameras, take_views, transform_cameras, world_to_camera
 from core.data.errors import DataError
+from core.data.generated import rows_of_split
 from core.data.loader import Batch
 
 NUM_VIEWS = 3
@@ -75,7 +75,7 @@ class ObSuRF:
         self.num_labels = NUM_LABELS[dataset]
         self.stride = 2 ** (downsample or 0)
         self.canonical_view = canonical_view
-        begin, end = self._rows_of_split()
+        begin, end = rows_of_split(self.path, SPLITS[dataset][split], SHARES[split])
         shape = self._metadata("shape", end)
         if shape.ndim != 2:
             raise DataError(f"{self.path / 'metadata.npz'}: shape is {list(shape.shape)}, expected [N, M]. {SOURCE}")
@@ -104,14 +104,6 @@ class ObSuRF:
         with self._open(self._files("images", "img")[0]) as picture:
             self.image_size: tuple[int, int] = picture.size[::-1]
         self.num_targets = NUM_VIEWS * self.image_size[0] * self.image_size[1]
-
-    def _rows_of_split(self) -> tuple[int, int]:
-        description = self.path / "dataset.json"
-        if not description.exists():
-            return SPLITS[self.dataset][self.split]
-        count = json.loads(description.read_text())["count"]
-        begin, end = SHARES[self.split]
-        return round(begin * count), round(end * count)
 
     def __len__(self) -> int:
         return self._length

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,14 @@ def load_pickle(path: str | Path) -> Any:
     path = Path(path)
     try:
         with path.open("rb") as file:
-            return _SafeUnpickler(file, encoding="latin1").load()
+            return read_pickle(file, path)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
+
+
+def read_pickle(file: BufferedIOBase, name: str | Path) -> Any:
+    """The same from the present position of an open file, which errors call `name`."""
+    try:
+        return _SafeUnpickler(file, encoding="latin1").load()
     except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, ImportError, IndexError) as error:
-        raise DataError(f"{path}: not a readable pickle of numpy arrays and builtin values ({error})") from error
+        raise DataError(f"{name}: not a readable pickle of numpy arrays and builtin values ({error})") from error

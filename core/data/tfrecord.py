@@ -9,12 +9,12 @@ import functools
 import hashlib
 import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int64, UInt32
+from jaxtyping import Int64, UInt8, UInt32
 from tqdm import tqdm
 
 from core.data.cache import cache_folder
@@ -234,11 +234,14 @@ class _MalformedMessage(Exception):
         self.at = at
 
 
-def parse_example(payload: bytes | memoryview, path: str | Path = "payload", offset: int = 0) -> dict[str, Feature]:
+def parse_example(
+    payload: bytes | memoryview, path: str | Path = "payload", offset: int = 0, joined: Collection[str] = ()
+) -> dict[str, Feature]:
     """The features of a serialised `tf.train.Example`: lists of memoryviews, or arrays of float32 or int64.
 
     Bytes and packed floats are views of `payload`. A feature without a kind is an empty list. Numbers may be packed
-    or not. `path` and `offset` say in errors where the payload lies. Raises DataError.
+    or not. Features in `joined` are lists of bytes that come as one array of uint8: Multi-Object Datasets store every
+    byte of a picture as a value of its own. `path` and `offset` say in errors where the payload lies. Raises DataError.
     """
     data = memoryview(payload)
     features: dict[str, Feature] = {}
@@ -247,7 +250,7 @@ def parse_example(payload: bytes | memoryview, path: str | Path = "payload", off
             if (number, wire) == (1, _BYTES):
                 for inner, inner_wire, first, last in _fields(data, begin, end):
                     if (inner, inner_wire) == (1, _BYTES):
-                        name, feature = _entry(data, first, last)
+                        name, feature = _entry(data, first, last, joined)
                         features[name] = feature
     except _MalformedMessage as error:
         raise DataError(
@@ -289,8 +292,8 @@ def _fields(data: memoryview, at: int, end: int) -> Iterator[tuple[int, int, int
         at = stop
 
 
-def _entry(data: memoryview, begin: int, end: int) -> tuple[str, Feature]:
-    name, feature = "", []
+def _entry(data: memoryview, begin: int, end: int, joined: Collection[str]) -> tuple[str, Feature]:
+    name, value = "", (end, end)
     for number, wire, first, last in _fields(data, begin, end):
         if (number, wire) == (1, _BYTES):
             try:
@@ -298,8 +301,22 @@ def _entry(data: memoryview, begin: int, end: int) -> tuple[str, Feature]:
             except UnicodeDecodeError as error:
                 raise _MalformedMessage(first, "expected the name of a feature in UTF-8") from error
         elif (number, wire) == (2, _BYTES):
-            feature = _values(data, first, last)
-    return name, feature
+            value = first, last
+    return name, _joined_bytes(data, *value) if name in joined else _values(data, *value)
+
+
+def _joined_bytes(data: memoryview, begin: int, end: int) -> UInt8[np.ndarray, "n"]:
+    """All bytes of a list of bytes; the values of one byte each take three, two of which are always the same."""
+    parts = [np.empty(0, np.uint8)]
+    for kind, wire, first, last in _fields(data, begin, end):
+        if (kind, wire) == (_BYTES_LIST, _BYTES):
+            octets = np.frombuffer(data[first:last], np.uint8)
+            if len(octets) % 3 == 0 and (octets.reshape(-1, 3)[:, :2] == (1 << 3 | _BYTES, 1)).all():
+                parts.append(octets[2::3])
+            else:
+                values = [field[2:] for field in _fields(data, first, last) if field[:2] == (1, _BYTES)]
+                parts.append(np.frombuffer(b"".join(data[start:stop] for start, stop in values), np.uint8))
+    return np.concatenate(parts)
 
 
 def _values(data: memoryview, begin: int, end: int) -> Feature:

@@ -200,7 +200,7 @@ def decoded_once(
             frames = itertools.chain.from_iterable(_in_order(decode, sources, shape))
         return np.stack(list(itertools.islice(frames, stop - start)))
 
-    recipe = f"{recipe}-{_stamp(path, sources, stems)}"
+    recipe = f"{recipe}-{stamp(path, sources, stems)}"
     decoded = cached_rows(path, recipe, (len(sources) * shape[0], *shape[1:]), rows)
     return decoded.reshape(len(sources), *shape)
 
@@ -227,7 +227,8 @@ def _in_order(
         pool.shutdown(cancel_futures=True)
 
 
-def _stamp(path: Path, sources: Iterable[Path], stems: Sequence[str]) -> str:
+def stamp(path: Path, sources: Iterable[Path], stems: Sequence[str] = ()) -> str:
+    """A name for the present content of `sources` below `path`, by their sizes and times; see `decoded_once`."""
     stamps = hashlib.sha256()
     for source in sources:
         witnesses = [source]

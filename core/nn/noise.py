@@ -46,3 +46,17 @@ class ShardedNoise:
 def standard_normal(device: torch.device) -> Noise:
     """Draws from the global generator of `device`."""
     return lambda name, shape: torch.randn(shape, device=device)
+
+
+def seeded_noise(seed: int, device: torch.device) -> Callable[[range], Noise]:
+    """Draws keyed by (seed, image): an image's result is the same in any batch."""
+
+    def of_images(indices: range) -> Noise:
+        generators = [torch.Generator().manual_seed(derive_seed(seed, index)) for index in indices]
+
+        def draw(name: str, shape: tuple[int, ...]) -> Tensor:
+            return torch.stack([torch.randn(shape[1:], generator=generator) for generator in generators]).to(device)
+
+        return draw
+
+    return of_images

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from core.data.loader import Batch, BatchSource, evaluation_batches, to_device
 from core.files import replacing
-from core.nn.noise import Noise, derive_seed
+from core.nn.noise import Noise
 
 
 @dataclass(frozen=True)
@@ -75,20 +75,6 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_nan(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def seeded_noise(seed: int, device: torch.device) -> Callable[[range], Noise]:
-    """Draws keyed by (seed, image): an image's result is the same in any batch."""
-
-    def of_images(indices: range) -> Noise:
-        generators = [torch.Generator().manual_seed(derive_seed(seed, index)) for index in indices]
-
-        def draw(name: str, shape: tuple[int, ...]) -> Tensor:
-            return torch.stack([torch.randn(shape[1:], generator=generator) for generator in generators]).to(device)
-
-        return draw
-
-    return of_images
 
 
 def resize_masks(masks: Float[Tensor, "N K H W"], size: tuple[int, int]) -> Float[Tensor, "N K H2 W2"]:

@@ -90,7 +90,7 @@ def public_definitions(node: ast.AST) -> Iterator[Function | ast.ClassDef]:
                 yield from public_definitions(child)
 
 
-@pytest.mark.parametrize("folder", ["core", "emorl", "slotformer"])
+@pytest.mark.parametrize("folder", ["clevrtex", "core", "emorl", "slotformer"])
 def test_public_functions_and_classes_say_what_they_are(folder):
     silent = [
         f"{place(path, node)} {node.name}"

@@ -13,6 +13,7 @@ from core.data.cameras import project
 from core.data.clevr import Clevr
 from core.data.clevrtex import ClevrTex
 from core.data.errors import DataError
+from core.data.framing import Framing
 from core.data.movi import Movi
 from core.data.msn import MSN
 from core.data.multi_object_h5 import MultiObjectH5
@@ -50,7 +51,7 @@ def test_clevr_npz(run: Runner, tmp_path: Path):
     assert len(json.loads((root / "manifest_ind.json").read_text())) == 7
     sizes = [len(Clevr(root, split)) for split in ("test", "val", "train")]
     assert sizes == [1, 1, 5]
-    source = Clevr(root, "train", side=64)
+    source = Clevr(root, "train", Framing(crop=0.8, size=(64, 64)))
     batch = source.read(np.array([4, 0]))
     assert batch["image"].shape == (2, 3, 64, 64)
     assert batch["mask"].shape == (2, 64, 64)
@@ -130,7 +131,7 @@ def test_clevrtex(run: Runner, tmp_path: Path, variant: str):
 def test_clevrtex_is_read_in_splits(run: Runner, tmp_path: Path):
     succeed(make(run, tmp_path, "clevrtex", "--scenes", 10, "--samples", 1, "--width", 40, "--height", 30))
     assert [len(ClevrTex(tmp_path, "full", split)) for split in ("train", "val", "test")] == [8, 1, 1]
-    batch = ClevrTex(tmp_path, "full", "train", side=32, masks=True).read(np.arange(8))
+    batch = ClevrTex(tmp_path, "full", "train", Framing(crop=0.8, size=(32, 32)), masks=True).read(np.arange(8))
     assert batch["image"].shape == (8, 3, 32, 32)
     assert batch["image"].float().std() > 10
     assert int(batch["mask"].max()) <= 10

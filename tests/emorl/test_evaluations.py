@@ -12,9 +12,10 @@ from torch import nn
 from core.data.errors import DataError
 from core.data.multi_object_h5 import MultiObjectH5
 from core.data.safe_pickle import load_pickle
+from core.nn.noise import seeded_noise
 from core.types import Decomposition
 from emorl.evals import ari_mse_kl, clevrtex, disentanglement, latents, sample_viz
-from emorl.evals.task import Task, seeded_noise
+from emorl.evals.task import Task
 from emorl.models import build_model
 from tests.emorl.oracle import Oracle
 

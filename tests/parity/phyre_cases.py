@@ -10,7 +10,7 @@ from core.data.phyre_trials import select_trials, tasks_of_split
 from core.data.video import bilinear
 from core.metrics.phyre import auccess, auccess_weights, merge_parts, solved_in_log, solved_within
 from core.synth.phyre.folds import split_tasks
-from tests.parity.golden import Case
+from tests.parity.golden import Case, Check
 
 
 def attempts_in(text: str) -> list[int]:
