@@ -10,7 +10,10 @@ the largest labels plus one.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64, Integer, Shaped, UInt8
 from scipy.optimize import linear_sum_assignment
@@ -35,7 +38,13 @@ def labels_from_masks(masks: UInt8[Tensor, "B E H W"]) -> UInt8[Tensor, "B H W"]
 
 def hard_labels(masks: Float[Tensor, "*B K H W"]) -> Int64[Tensor, "*B H W"]:
     """The slot with the largest mask at each pixel, the first of them on ties."""
-    return masks.argmax(dim=-3)
+    return masks.max(dim=-3).indices  # eight times as fast as argmax on the CPU
+
+
+def with_background(masks: Float[Tensor, "B K H W"]) -> Float[Tensor, "B K+1 H W"]:
+    """Masks of objects behind the mask of what they leave over, as slot 0."""
+    masks = masks.float()
+    return torch.cat((1 - masks.sum(dim=1, keepdim=True), masks), dim=1)
 
 
 def contingency(
@@ -96,8 +105,11 @@ def adjusted_rand_index(
     Raises ValueError if the shapes differ or a label is negative.
     """
     table = _contingency_of_present(true_labels, pred_labels)
-    if ignore_background:
-        table = table[:, 1:]
+    return adjusted_rand_index_of_table(table[:, 1:] if ignore_background else table, undefined=undefined)
+
+
+def adjusted_rand_index_of_table(table: Float64[Tensor, "B E K"], *, undefined: float = math.nan) -> Float64[Tensor, B]:
+    """`adjusted_rand_index` over the pixels that a contingency table counts."""
     num_pixels = table.sum(dim=(1, 2))
     # Each sum counts ordered pairs of pixels: together in both partitions, in the true one, in the predicted one.
     together = (table * (table - 1)).sum(dim=(1, 2))
@@ -116,10 +128,44 @@ def foreground_ari(
     return adjusted_rand_index(true_labels, pred_labels, ignore_background=True, undefined=undefined)
 
 
-def _intersection_over_union(table: Float64[Tensor, "B E K"]) -> Float64[Tensor, "B E K"]:
+def intersection_over_union(table: Float64[Tensor, "B E K"]) -> Float64[Tensor, "B E K"]:
     """IoU of every true label with every predicted one, over all pixels; 0 where both are absent."""
     union = table.sum(dim=2, keepdim=True) + table.sum(dim=1, keepdim=True) - table
     return table / union.clamp(min=1)
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Predicted labels under the names of the true labels that they are matched to.
+
+    order:  the predicted label that each true label is matched to
+    labels: the prediction in the true labels' names
+    table:  its contingency table: true labels by matched labels
+    """
+
+    order: Int64[Tensor, "B S"]
+    labels: Int64[Tensor, "B ..."]
+    table: Float64[Tensor, "B S S"]
+
+
+def align_labels(
+    true_labels: Integer[Tensor, "B ..."],
+    pred_labels: Integer[Tensor, "B ..."],
+    num_labels: int,
+    score: Callable[[Float64[Tensor, "B S S"]], Float64[Tensor, "B S S"]] = intersection_over_union,
+) -> Alignment:
+    """One-to-one matching, per image, of all `num_labels` labels, which makes the sum of scores largest (Hungarian).
+
+    Labels that do not occur are matched too, so that every true label has a partner. `score` makes the scores from the
+    contingency table: true labels by predicted ones.
+
+    Raises ValueError if the shapes differ or a label lies outside 0 .. num_labels - 1.
+    """
+    table = contingency(true_labels, pred_labels, num_labels, num_labels)
+    matches = [linear_sum_assignment(scores, maximize=True)[1] for scores in score(table).cpu().numpy()]
+    order = torch.from_numpy(np.stack(matches)).to(table.device)
+    labels = order.argsort(dim=1).gather(1, pred_labels.flatten(1).long()).view(pred_labels.shape)
+    return Alignment(order, labels, table.gather(2, order[:, None].expand_as(table)))
 
 
 def matched_iou(
@@ -142,7 +188,7 @@ def matched_iou(
     """
     table = _contingency_of_present(true_labels, pred_labels)
     first = 1 if ignore_background else 0
-    iou = _intersection_over_union(table)[:, first:]
+    iou = intersection_over_union(table)[:, first:]
     num_objects = (table[:, first:].sum(dim=2) > 0).sum(dim=1)
     # Rows of absent objects are zero: whatever segment they take, the best sum stays the same.
     matched = [scores[linear_sum_assignment(scores, maximize=True)].sum() for scores in iou.cpu().numpy()]
@@ -164,7 +210,7 @@ def mean_best_overlap(
     Raises ValueError if the shapes differ or a label is negative.
     """
     table = _contingency_of_present(true_labels, pred_labels)
-    best = _intersection_over_union(table)[:, 1:].amax(dim=2)
+    best = intersection_over_union(table)[:, 1:].amax(dim=2)
     num_objects = (table[:, 1:].sum(dim=2) > 0).sum(dim=1)
     return (best.sum(dim=1) / num_objects).masked_fill(num_objects == 0, undefined)
 
@@ -192,7 +238,7 @@ def match_objects_to_slots(
     candidates = presence.bool() & (table[0].sum(dim=1) >= min_pixels)
     candidates[0] = False
     objects = candidates.nonzero().squeeze(1)
-    iou = _intersection_over_union(table)[0, objects].cpu()
+    iou = intersection_over_union(table)[0, objects].cpu()
     rows, slots = (torch.from_numpy(indices) for indices in linear_sum_assignment(iou.numpy(), maximize=True))
     good = iou[rows, slots] >= min_iou
     return objects[rows[good].to(objects.device)], slots[good].to(objects.device)

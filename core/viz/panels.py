@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Integer, UInt8
+from jaxtyping import Float, Integer, Num, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -23,11 +23,12 @@ NEUTRAL_GREY = 0.5  # shows dark and bright objects alike
 
 
 def image_grid(
-    images: Float[Tensor, "N C H W"], columns: int = 8, padding: int = 2
-) -> Float[Tensor, "C_out H_out W_out"]:
-    """Images in rows of `columns` on black, with `padding` pixels around each, as torchvision's `make_grid` lays out.
+    images: Num[Tensor, "N C H W"], columns: int = 8, padding: int = 2, pad_value: float = 0.0
+) -> Num[Tensor, "C_out H_out W_out"]:
+    """Images in rows of `columns`, with `padding` pixels around each, as torchvision's `make_grid` lays out.
 
-    One channel is repeated to three; values stay as they are; a single image comes back without padding.
+    The pixels around them and the cells without an image are `pad_value`. One channel is repeated to three; values stay
+    as they are; a single image comes back without padding.
     """
     if images.shape[1] == 1:
         images = images.repeat(1, 3, 1, 1)
@@ -35,9 +36,9 @@ def image_grid(
         return images[0]
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
-    cells = F.pad(images, (padding, 0, padding, 0, 0, 0, 0, rows * columns - len(images)))
+    cells = F.pad(images, (padding, 0, padding, 0, 0, 0, 0, rows * columns - len(images)), value=pad_value)
     cells = cells.unflatten(0, (rows, columns)).permute(2, 0, 3, 1, 4)
-    return F.pad(cells.flatten(3, 4).flatten(1, 2), (0, padding, 0, padding))
+    return F.pad(cells.flatten(3, 4).flatten(1, 2), (0, padding, 0, padding), value=pad_value)
 
 
 def panel(
