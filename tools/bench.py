@@ -11,6 +11,7 @@ on the machine disturbs least; otherwise wall time.
 
 import argparse
 import difflib
+import importlib
 import json
 import resource
 import statistics
@@ -49,6 +50,13 @@ def emorl(configuration: str) -> Callable[[], tuple[Any, dict[str, tuple[int, ..
     return build
 
 
+def clevrtex(module: str, model: str) -> Callable[[], tuple[Any, dict[str, tuple[int, ...]]]]:
+    def build() -> tuple[Any, dict[str, tuple[int, ...]]]:
+        return getattr(importlib.import_module(f"clevrtex.models.{module}"), model)(), {"image": (3, 128, 128)}
+
+    return build
+
+
 BENCHMARKS = {
     "emorl-tetrominoes": Benchmark(emorl("tetrominoes/EMORL"), 2, 0.99, 462, clip_norm=5.0),
     "emorl-multi_dsprites": Benchmark(emorl("multi_dsprites/EMORL"), 2, 8.5, 1168, clip_norm=5.0),
@@ -56,6 +64,9 @@ BENCHMARKS = {
     "slotattention-tetrominoes": Benchmark(emorl("tetrominoes/SlotAttention"), 2, 0.31, 420),
     "slotattention-multi_dsprites": Benchmark(emorl("multi_dsprites/SlotAttention"), 2, 1.46, 539),
     "slotattention-clevr6-96": Benchmark(emorl("clevr6-96x96/SlotAttention"), 2, 4.5, 774),
+    "clevrtex-slota": Benchmark(clevrtex("slot_attention", "SlotAttention"), 1, 6.2, 824),
+    "clevrtex-iodine": Benchmark(clevrtex("iodine", "IODINE"), 1, 58, 3231, clip_norm=5.0),
+    "clevrtex-effmorl": Benchmark(clevrtex("effmorl", "EffMORL"), 1, 49, 2398, clip_norm=5.0),
 }
 
 

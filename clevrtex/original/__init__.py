@@ -1,0 +1,56 @@
+"""Checkpoints of the original ClevrTex code (karazijal/clevrtex), which PyTorch Lightning wrote."""
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.training.checkpoint import CheckpointError, load
+
+VERSION = "pytorch-lightning_version"
+
+
+class _Callback:
+    """Stands in for classes that Lightning uses as keys of its callbacks' states."""
+
+
+_ADMITTED: list[Any] = [
+    (_Callback, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"),
+    (_Callback, "framework.base_experiment.CheckPointPNRG"),
+    (np.ndarray, "numpy.ndarray"),
+    (np.dtype, "numpy.dtype"),
+    (np._core.multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
+    (np._core.multiarray._reconstruct, "numpy._core.multiarray._reconstruct"),
+    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
+    type(np.dtype(np.uint32)),
+    type(np.dtype(np.float64)),
+    type(np.dtype(np.int64)),
+]
+
+
+def is_original(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether a loaded checkpoint is Lightning's."""
+    return VERSION in checkpoint and "state_dict" in checkpoint
+
+
+def read_weights(path: Path, model: str) -> dict[str, Tensor]:
+    """Our state dict of the model `slota`, `iodine`, ... from a checkpoint of ours or of the original code.
+
+    Nothing but tensors, numpy arrays, builtin types and the names of two callbacks is admitted. Raises CheckpointError.
+    """
+    with torch.serialization.safe_globals(_ADMITTED):
+        checkpoint = load(path)
+    if not is_original(checkpoint):
+        if "model" not in checkpoint:
+            raise CheckpointError(f"{path}: holds no weights, neither ours (model) nor the original's (state_dict)")
+        return checkpoint["model"]
+    mapping = importlib.import_module(f"clevrtex.original.{model}")
+    try:
+        return mapping.from_original(checkpoint["state_dict"])
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a checkpoint of the original's {model} ({error})") from error
