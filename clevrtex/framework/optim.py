@@ -38,9 +38,7 @@ def build_optimizer(model: nn.Module, text: str, learning_rate: float) -> torch.
         elif (match := re.fullmatch(r"m(\d*\.?\d+)", option)) and name in ("sgd", "rmsprop"):
             settings["momentum"] = float(match[1])
         else:
-            raise ValueError(
-                f"--optim {text!r}: {name} has no option {option!r}; m0.9 fits sgd and rmsprop, nest sgd"
-            )
+            raise ValueError(f"--optim {text!r}: {name} has no option {option!r}; m0.9 fits sgd and rmsprop, nest sgd")
     if name in ("adam", "sgd"):
         settings["fused"] = True
     return OPTIMIZERS[name](parameter_groups(model, learning_rate), lr=learning_rate, **settings)
@@ -59,35 +57,30 @@ def parameter_groups(model: nn.Module, learning_rate: float) -> list[dict]:
 
 @dataclass
 class Plateau:
-    """Divides the rate by ten when a metric has not fallen for more than `patience` validations, down to `lowest`.
+    """Divides the learning rate by ten when a metric has not fallen for more than `patience` validations.
 
-    The original's threshold of 1 let nothing count as an improvement (`as_original`). Its state goes into checkpoints.
+    It never goes below `lowest`. A metric has fallen if it is less than `best` by more than the share `threshold`; with
+    the original's threshold of 1, which is a mistake in a call, nothing ever is. `state` goes into checkpoints.
     """
 
-    optimizer: torch.optim.Optimizer
+    learning_rate: float
     lowest: float = 5e-5
     patience: int = 3
-    as_original: bool = False
-    _scheduler: torch.optim.lr_scheduler.ReduceLROnPlateau = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            self.optimizer,
-            mode="min",
-            factor=0.1,
-            patience=self.patience,
-            threshold=1.0 if self.as_original else 1e-4,
-            min_lr=self.lowest,
-        )
+    threshold: float = 1e-4
+    state: dict[str, float] = field(default_factory=lambda: {"best": float("inf"), "waited": 0, "reductions": 0})
 
     def update(self, metric: float) -> None:
-        self._scheduler.step(metric)
+        state = self.state
+        if metric < state["best"] * (1 - self.threshold):
+            state |= {"best": metric, "waited": 0}
+        elif state["waited"] < self.patience:
+            state["waited"] += 1
+        else:
+            state |= {"waited": 0, "reductions": state["reductions"] + 1}
 
-    def state_dict(self) -> dict:
-        return {key: value for key, value in self._scheduler.state_dict().items() if key in ("best", "num_bad_epochs")}
-
-    def load_state_dict(self, state: dict) -> None:
-        self._scheduler.load_state_dict(self._scheduler.state_dict() | state)
+    def __call__(self, step: int) -> float:
+        """The factor of the learning rate."""
+        return min(1.0, max(0.1 ** self.state["reductions"], self.lowest / self.learning_rate))
 
 
 def parse_rate(text: str | None) -> Schedule:

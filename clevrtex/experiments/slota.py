@@ -1,0 +1,32 @@
+#!/usr/bin/env python3
+"""Slot Attention on CLEVR, ClevrTex or any other set.
+
+python clevrtex/experiments/slota.py run --data 'clevr-crop-(128,128)' --tag slot-attention
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from clevrtex.framework.options import Hyperparameters, option
+from clevrtex.framework.program import main
+
+
+@dataclass(kw_only=True)
+class SlotAttention(Hyperparameters):
+    """Slot Attention (Locatello et al. 2020)."""
+
+    name = "slota"
+    builder = "clevrtex.models.slot_attention:SlotAttention"
+
+    batch_size: int = option(64)
+    lr: str | None = option("decay(10000,100000,0.5)")
+    learning_rate: float = option(4e-4)
+    slots: int = option(11, "number of slots")
+    num_iter: int = option(3, "rounds of attention")
+
+    def model_arguments(self, image_size: tuple[int, int]) -> dict[str, Any]:
+        return {"image_size": image_size, "num_slots": self.slots, "num_iterations": self.num_iter}
+
+
+if __name__ == "__main__":
+    main(SlotAttention)

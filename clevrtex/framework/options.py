@@ -1,0 +1,126 @@
+"""Everything that an experiment can be told: hyperparameters, which are saved with the run, and options of the run.
+
+Nothing here imports torch, so that `--help` and a misspelt flag are answered at once.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, ClassVar, get_type_hints
+
+from clevrtex.framework.commandline import check_type
+
+
+def option(default: Any, what: str = "") -> Any:
+    """A flag with its default and the line that --help prints, which a subclass that changes the default inherits."""
+    settings = {"metadata": {"what": what}}
+    return (
+        field(default_factory=default.copy, **settings)
+        if isinstance(default, list)
+        else field(default=default, **settings)
+    )
+
+
+@dataclass(kw_only=True)
+class Hyperparameters:
+    """What every experiment has; each model adds its own. `name` is the model's in folders, `builder` makes it."""
+
+    name: ClassVar[str]
+    builder: ClassVar[str]
+    """Function "package.module:function" that takes what `model_arguments` gives."""
+    masks_have_background: ClassVar[bool] = True
+
+    tag: str = option("test", "name of the run, the last part of its folder")
+    seed: int | str | None = option(None, "a number; random for a drawn one, which is recorded; None for 0")
+    data: str = option("clevr-crop-(128,128)", "data set, as in clevrtex:full-crop-(128,128) or tetrominoes")
+    batch_size: int = option(32, "pictures per process and step")
+    grad_clip: float | None = option(None, "largest L2 norm of the gradient; None: not clipped")
+    optim: str = option("adam", "adam, adamax, rmsprop or sgd, with -m0.9 for momentum, -nest for Nesterov's")
+    lr: str | None = option(None, "schedule: decay(WARMUP,HALF_LIFE[,RATE]), warm(WARMUP), plateau, '' for none")
+    max_steps: int = option(500_000, "optimiser steps")
+    learning_rate: float = option(1e-4, "learning rate that the schedule multiplies")
+
+    def model_arguments(self, image_size: tuple[int, int]) -> dict[str, Any]:
+        """What `builder` takes, builtin values only, for pictures of height and width `image_size`."""
+        raise NotImplementedError
+
+    def checkpointing_arguments(self) -> dict[str, Any]:
+        """Those that make `builder`'s model recompute activations. Raises ValueError if it cannot."""
+        raise ValueError(f"--checkpointing: {self.name} does not recompute activations; leave it out")
+
+
+@dataclass(kw_only=True)
+class RunOptions:
+    """How to run, on which devices and how much of it to keep; nothing here changes what is learnt, bar precision."""
+
+    dir: str | None = option(None, "folder for results in place of ./output")
+    data_root: str | None = option(None, "folder of the data in place of ./ool_data and ./data")
+    resume: bool | str | None = option(
+        None,
+        "None: go on with an unfinished run of this command; True: newest checkpoint; False: start anew; or a path",
+    )
+    with_hparams: bool = option(True, "resumed with the checkpoint's hyperparameters, but for the flags given now")
+    weights: str | None = option(None, "checkpoint, ours or the original's, to take the model's weights from")
+    limit: int | float | None = option(None, "batches per epoch, of training and of validation; below 1 a fraction")
+    gpus: int | list[int] | str | None = option(
+        None, "how many (-1: all; 0: CPU), or which, as in [0,2]; on the CPU processes"
+    )
+    ddp: bool = option(False, "one process per GPU, gradients averaged, batch norm synchronised")
+    nodes: int = option(1, "machines; start the same command with torchrun on each")
+    dp: bool = option(False, "not offered: use --ddp")
+    workers: int | str = option(-1, "processes that read data; -1 chooses, no: none")
+    precision: str = option("fp32", "fp32, fp32-fast, bf16 or fp16")
+    amp: bool | int | None = option(None, "16-bit floats: fp16 on GPUs, bf16 on the CPU")
+    acc: int | None = option(None, "batches that one optimiser step sums gradients of")
+    drop_last_batch: bool = option(False, "for the original's commands: training batches are always complete here")
+    checkpoint_every: int = option(1000, "steps between checkpoints within an epoch")
+    resident: bool = option(False, "keep all training pictures on the device")
+    checkpointing: bool = option(False, "recompute activations: less memory, more time, same numbers")
+    compile: bool = option(False, "torch.compile the model's parts")
+    benchmark: bool = option(True, "let cudnn choose its algorithms by trial")
+    no_stop: bool = option(True, "False: stop when the monitored value has not fallen for 5 validations")
+    save_top: int = option(1, "how many of the best checkpoints to keep")
+    track_grads: bool = option(False, "log the L2 norm of every parameter's gradient")
+    cpu_metrics: bool = option(False, "score the validation on the CPU")
+    quiet: bool = option(False, "one line per validation in place of progress bars")
+    gc: int = option(0, "run Python's garbage collector every so many steps, and only then; 0 leaves it alone")
+    detect_anomaly: bool | None = option(None, "let autograd name the operation that first gave NaN; slow")
+    profile: bool | str | None = option(None, "write where the time of a few steps goes to profile.out")
+    tune: bool | None = option(None, "only a learning-rate range test, printed and saved; no training")
+    nowatermark: bool = option(False, "do not keep an archive of the sources in the run's folder")
+    resckpt: str | None = option(None, "for the original's commands; without effect there, too")
+    as_original: bool = option(False, "validation scores with the original's mistakes, under names of their own")
+
+
+def describe(command: Callable[..., Any], *groups: type) -> Callable[..., Any]:
+    """Give `command`, which takes any flags, the signature and the help of the fields of `groups`."""
+    parameters, lines = [], []
+    for group in groups:
+        hints = get_type_hints(group)
+        for entry in fields(group):
+            default = entry.default_factory() if entry.default is MISSING else entry.default
+            parameters.append(
+                inspect.Parameter(
+                    entry.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[entry.name]
+                )
+            )
+            lines.append(f"    {entry.name}: {what_is(group, entry.name)}")
+    command.__signature__ = inspect.Signature(parameters)
+    command.__doc__ = f"{command.__doc__}\n\nArgs:\n" + "\n".join(lines)
+    return command
+
+
+def what_is(group: type, name: str) -> str:
+    """The line that --help prints about an option."""
+    for ancestor in group.__mro__:
+        entry = getattr(ancestor, "__dataclass_fields__", {}).get(name)
+        if entry is not None and entry.metadata.get("what"):
+            return entry.metadata["what"]
+    raise AttributeError(f"{group.__name__}.{name} does not say what it is")
+
+
+def fill(group: type, flags: dict[str, Any]) -> Any:
+    """An instance of `group` from those of `flags` that it has. Raises UsageError for a value of another type."""
+    hints = get_type_hints(group)
+    own = {entry.name for entry in fields(group)}
+    return group(**{name: check_type(name, value, hints[name]) for name, value in flags.items() if name in own})
