@@ -37,6 +37,8 @@ class Benchmark:
     original_units: float
     original_mb: int
     clip_norm: float | None = None
+    optimizer: str = "Adam"
+    """Of torch.optim."""
 
 
 def emorl(configuration: str) -> Callable[[], tuple[Any, dict[str, tuple[int, ...]]]]:
@@ -65,6 +67,8 @@ BENCHMARKS = {
     "slotattention-multi_dsprites": Benchmark(emorl("multi_dsprites/SlotAttention"), 2, 1.46, 539),
     "slotattention-clevr6-96": Benchmark(emorl("clevr6-96x96/SlotAttention"), 2, 4.5, 774),
     "clevrtex-slota": Benchmark(clevrtex("slot_attention", "SlotAttention"), 1, 6.2, 824),
+    "clevrtex-monet": Benchmark(clevrtex("monet", "MONet"), 1, 13.0, 1542, optimizer="RMSprop"),
+    "clevrtex-genesisv2": Benchmark(clevrtex("genesisv2", "GenesisV2"), 1, 4.3, 1019),
     "clevrtex-iodine": Benchmark(clevrtex("iodine", "IODINE"), 1, 58, 3231, clip_norm=5.0),
     "clevrtex-effmorl": Benchmark(clevrtex("effmorl", "EffMORL"), 1, 49, 2398, clip_norm=5.0),
 }
@@ -114,7 +118,8 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     batch_size = arguments.batch or benchmark.batch
     torch.manual_seed(0)
     batch = {key: torch.rand(batch_size, *shape, device=device) for key, shape in shapes.items()}
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
+    fused = {"fused": True} if benchmark.optimizer == "Adam" else {}
+    optimizer = getattr(torch.optim, benchmark.optimizer)(model.parameters(), lr=1e-4, **fused)
     autocast = torch.autocast(device, torch.bfloat16) if arguments.precision == "bf16" else nullcontext()
     now, times = clock(device, torch.get_num_threads()), []
     for step in range(arguments.warmup + arguments.steps):

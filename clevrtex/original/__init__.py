@@ -12,6 +12,8 @@ from torch import Tensor
 from core.training.checkpoint import CheckpointError, load
 
 VERSION = "pytorch-lightning_version"
+_MODULES = {"g2": "genesisv2"}
+"""Files here whose names are not those of their models in folders."""
 
 
 class _Callback:
@@ -38,18 +40,31 @@ def is_original(checkpoint: Mapping[str, Any]) -> bool:
     return VERSION in checkpoint and "state_dict" in checkpoint
 
 
-def read_weights(path: Path, model: str) -> dict[str, Tensor]:
-    """Our state dict of the model `slota`, `iodine`, ... from a checkpoint of ours or of the original code.
+def read(path: Path) -> dict[str, Any]:
+    """A checkpoint of ours or of the original code.
 
     Nothing but tensors, numpy arrays, builtin types and the names of two callbacks is admitted. Raises CheckpointError.
     """
     with torch.serialization.safe_globals(_ADMITTED):
-        checkpoint = load(path)
-    if not is_original(checkpoint):
-        if "model" not in checkpoint:
-            raise CheckpointError(f"{path}: holds no weights, neither ours (model) nor the original's (state_dict)")
-        return checkpoint["model"]
-    mapping = importlib.import_module(f"clevrtex.original.{model}")
+        return load(path)
+
+
+def read_weights(path: Path, model: str) -> dict[str, Tensor]:
+    """Our state dict of the model `slota`, `iodine`, ... from a checkpoint of ours or of the original code.
+
+    Raises CheckpointError.
+    """
+    checkpoint = read(path)
+    if is_original(checkpoint):
+        return original_weights(checkpoint, model, path)
+    if "model" not in checkpoint:
+        raise CheckpointError(f"{path}: holds no weights, neither ours (model) nor the original's (state_dict)")
+    return checkpoint["model"]
+
+
+def original_weights(checkpoint: Mapping[str, Any], model: str, path: Path) -> dict[str, Tensor]:
+    """Our state dict of `model` from what `path`, a checkpoint of the original code, holds. Raises CheckpointError."""
+    mapping = importlib.import_module(f"clevrtex.original.{_MODULES.get(model, model)}")
     try:
         return mapping.from_original(checkpoint["state_dict"])
     except (KeyError, ValueError) as error:
