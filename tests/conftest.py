@@ -61,6 +61,20 @@ def tetrominoes(tmp_path_factory: pytest.TempPathFactory, run: Runner) -> Path:
 
 
 @pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory, run: Runner) -> Path:
+    """Folder with 20 rendered scenes of ClevrTex and of CLEVR, small and noisy, as the ClevrTex benchmark reads them.
+
+    Two scenes are for testing (CLEVR: three), as many for validation.
+    """
+    folder = tmp_path_factory.mktemp("scenes")
+    for name in ("clevrtex", "clevr"):
+        size = ("--width", 80, "--height", 60, "--samples", 1)
+        done = run("tools/make_data.py", name, "--root", folder, "--scenes", 20, *size)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
 def sprites(tmp_path_factory: pytest.TempPathFactory, run: Runner) -> Path:
     """Folder with 64 training and 16 test pictures of Multi-dSprites (colored on grayscale)."""
     folder = tmp_path_factory.mktemp("multi_dsprites")

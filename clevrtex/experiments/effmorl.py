@@ -17,7 +17,7 @@ class EffMORL(Hyperparameters):
     """EfficientMORL (Emami et al. 2021)."""
 
     name = "effmorl"
-    builder = "clevrtex.models.effmorl:EffMORL"
+    model = "effmorl:EffMORL"
 
     seed: int | str | None = option(1200)
     grad_clip: float | None = option(5.0)

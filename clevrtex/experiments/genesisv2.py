@@ -17,7 +17,7 @@ class GenesisV2(Hyperparameters):
     """GENESIS-V2 (Engelcke et al. 2021)."""
 
     name = "g2"
-    builder = "clevrtex.models.genesisv2:GenesisV2"
+    model = "genesisv2:GenesisV2"
 
     g_goal: float = option(0.5655, "GECO's goal: reconstruction error in nats per pixel and channel")
     pixel_std: float = option(0.7, "standard deviation of a pixel's colour")
@@ -27,7 +27,7 @@ class GenesisV2(Hyperparameters):
         return {
             "image_size": image_size,
             "num_slots": self.slots,
-            "g_goal": self.g_goal,
+            "goal": self.g_goal,
             "pixel_std": self.pixel_std,
         }
 

@@ -17,7 +17,7 @@ class Iodine(Hyperparameters):
     """IODINE (Greff et al. 2019)."""
 
     name = "iodine"
-    builder = "clevrtex.models.iodine:IODINE"
+    model = "iodine:IODINE"
 
     grad_clip: float | None = option(5.0)
     lr: str | None = option("")

@@ -17,7 +17,7 @@ class MONet(Hyperparameters):
     """MONet (Burgess et al. 2019)."""
 
     name = "monet"
-    builder = "clevrtex.models.monet:MONet"
+    model = "monet:MONet"
 
     batch_size: int = option(64)
     optim: str = option("rmsprop")

@@ -16,16 +16,25 @@ class SlotAttention(Hyperparameters):
     """Slot Attention (Locatello et al. 2020)."""
 
     name = "slota"
-    builder = "clevrtex.models.slot_attention:SlotAttention"
+    model = "slot_attention:SlotAttention"
 
     batch_size: int = option(64)
     lr: str | None = option("decay(10000,100000,0.5)")
     learning_rate: float = option(4e-4)
     slots: int = option(11, "number of slots")
     num_iter: int = option(3, "rounds of attention")
+    width: int = option(64, "channels, and length of a slot's vector")
+    decoder_grid: int = option(8, "side of the decoder's first map; it makes pictures of 16 times that, resized to fit")
 
     def model_arguments(self, image_size: tuple[int, int]) -> dict[str, Any]:
-        return {"image_size": image_size, "num_slots": self.slots, "num_iterations": self.num_iter}
+        return {
+            "image_size": image_size,
+            "num_slots": self.slots,
+            "num_iterations": self.num_iter,
+            "hidden": self.width,
+            "mlp_hidden": 2 * self.width,
+            "decoder_initial_size": (self.decoder_grid, self.decoder_grid),
+        }
 
 
 if __name__ == "__main__":

@@ -23,11 +23,11 @@ def option(default: Any, what: str = "") -> Any:
 
 @dataclass(kw_only=True)
 class Hyperparameters:
-    """What every experiment has; each model adds its own. `name` is the model's in folders, `builder` makes it."""
+    """What every experiment has; each model adds its own. `name` is the model's in folders."""
 
     name: ClassVar[str]
-    builder: ClassVar[str]
-    """Function "package.module:function" that takes what `model_arguments` gives."""
+    model: ClassVar[str]
+    """Where its class is, as "module:Class" below clevrtex.models; it takes what `model_arguments` gives."""
     masks_have_background: ClassVar[bool] = True
 
     tag: str = option("test", "name of the run, the last part of its folder")
@@ -41,11 +41,11 @@ class Hyperparameters:
     learning_rate: float = option(1e-4, "learning rate that the schedule multiplies")
 
     def model_arguments(self, image_size: tuple[int, int]) -> dict[str, Any]:
-        """What `builder` takes, builtin values only, for pictures of height and width `image_size`."""
+        """What the model takes, builtin values only, for pictures of height and width `image_size`."""
         raise NotImplementedError
 
     def checkpointing_arguments(self) -> dict[str, Any]:
-        """Those that make `builder`'s model recompute activations. Raises ValueError if it cannot."""
+        """Those that make the model recompute activations. Raises ValueError if it cannot."""
         raise ValueError(f"--checkpointing: {self.name} does not recompute activations; leave it out")
 
 
@@ -74,6 +74,7 @@ class RunOptions:
     acc: int | None = option(None, "batches that one optimiser step sums gradients of")
     drop_last_batch: bool = option(False, "for the original's commands: training batches are always complete here")
     checkpoint_every: int = option(1000, "steps between checkpoints within an epoch")
+    log_every: int = option(50, "steps between scalars")
     resident: bool = option(False, "keep all training pictures on the device")
     checkpointing: bool = option(False, "recompute activations: less memory, more time, same numbers")
     compile: bool = option(False, "torch.compile the model's parts")

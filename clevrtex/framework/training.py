@@ -36,7 +36,6 @@ from core.training.launch import end_processes, make_accelerator
 from core.training.tracking import Tracker
 from core.training.trainer import Trainer
 
-LOG_EVERY = 50
 PATIENCE = 5
 IDENTITY = "hparams"
 
@@ -61,14 +60,12 @@ def train(hparams: Hyperparameters, options: RunOptions, given: set[str]) -> boo
     found = read(plan.checkpoint) if plan.checkpoint else None
     if found:
         hparams = _resumed(hparams, found, options, given, accelerator.is_main_process)
-    is_fresh = found is None
-    experiment = Run(hparams, options, accelerator, plan.folder, found)
     try:
-        finished = experiment.run()
+        finished = Run(hparams, options, accelerator, plan.folder, found).run()
     except KeyboardInterrupt:
         finished = False
     except Exception:
-        if is_fresh and accelerator.is_main_process and not (plan.folder / folders.CHECKPOINTS).exists():
+        if found is None and accelerator.is_main_process and not (plan.folder / folders.CHECKPOINTS).exists():
             folders.remove(plan.folder)
         raise
     if accelerator.is_main_process:
@@ -201,7 +198,7 @@ class Run:
             controllers=[model.after_step] if hasattr(model, "after_step") else [],
             hooks=[(1, profiler_hook(self.folder / "profile.out"))] if self.options.profile else [],
             tracker=tracker,
-            log_every=LOG_EVERY,
+            log_every=self.options.log_every,
             scalars_of=training_scalars,
             extra_scalars=lambda: self._extra_scalars(model, optimizer),
             extra_state={
@@ -233,8 +230,8 @@ class Run:
             arguments |= self.hparams.checkpointing_arguments()
         self.record = RunRecord(
             paper="clevrtex",
-            builder=self.hparams.builder,
-            arguments=plain_value(arguments),
+            builder="clevrtex.models:build_model",
+            arguments={"path": self.hparams.model, "arguments": plain_value(arguments)},
             data={"spec": self.hparams.data, "root": self.options.data_root},
             seed=self.seed,
             checkpoints={"file": f"{folders.CHECKPOINTS}/{folders.LAST}"},
