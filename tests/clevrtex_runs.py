@@ -12,7 +12,7 @@ SMALL = {
     "slota": ("--slots", 4, "--decoder_grid", 2, "--learning_rate", 2e-3, "--lr", "warm(5)"),
     "iodine": ("--K", 3, "--z_size", 8, "--lstm_dim", 16, "--conv_channels", 8, "--inference_iters", 3),
     "monet": ("--n_slots", 3, "--n_blocks", 4, "--z_dim", 4),
-    "effmorl": ("--num_slots", 3, "--z_dim", 8, "--refinement_curriculum", "[(-1,2),(4,1)]", "--lr", ""),
+    "effmorl": ("--num_slots", 3, "--z_dim", 8, "--refinement_curriculum", "[(-1,2),(4,1)]", "--lr", "", "--learning_rate", 2e-3),
     "genesisv2": ("--slots", 4, "--learning_rate", 1e-3),
 }
 """Flags that make each model quick."""

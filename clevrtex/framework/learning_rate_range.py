@@ -40,7 +40,7 @@ def range_test(
         if clip_norm is not None:
             nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
         optimizer.step()
-        average = SMOOTHING * average + (1 - SMOOTHING) * float(loss)
+        average = SMOOTHING * average + (1 - SMOOTHING) * loss.item()
         smoothed = average / (1 - SMOOTHING ** (step + 1))
         if not math.isfinite(smoothed) or (losses and smoothed > DIVERGED * min(losses)):
             break

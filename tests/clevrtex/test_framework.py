@@ -1,0 +1,180 @@
+"""Folders, checkpoint files, options and the small parts of the run."""
+
+import gc
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import Tensor, nn
+
+from clevrtex.framework import folders
+from clevrtex.framework.checkpoints import BestAndLast, read
+from clevrtex.framework.commandline import UsageError, call, check_type
+from clevrtex.framework.learning_rate_range import range_test
+from clevrtex.framework.options import Hyperparameters, RunOptions, describe, fill, option
+from clevrtex.framework.training import collecting_garbage, num_workers, seed_of
+from clevrtex.framework.validator import at_most
+from core.training.checkpoint import CheckpointError, load
+from core.training.launch import make_accelerator
+
+
+def test_folders_are_numbered_and_found_again(tmp_path: Path):
+    made = [folders.fresh_folder(tmp_path, "clecm/slota/x", shared=False) for _ in range(3)]
+    assert [folder.name for folder in made] == ["x", "x_0", "x_1"]
+    shared = folders.fresh_folder(tmp_path, "clecm/slota/x", shared=True)
+    assert shared.name.startswith("x__id")
+    folders.fresh_folder(tmp_path, "clecm/slota/x_long", shared=False)
+    assert set(folders.runs_of(tmp_path, "clecm/slota/x")) == {*made, shared}
+
+
+def test_a_job_has_the_folder_of_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    folder = folders.fresh_folder(tmp_path, "a/b/c", shared=False)
+    assert folder.name == "c__id77-0"
+    assert folders.fresh_folder(tmp_path, "a/b/c", shared=False) == folder, "the job was started again"
+
+
+def test_only_an_unfinished_run_with_the_same_flags_goes_on(tmp_path: Path):
+    def write(name: str, tag: str) -> Path:
+        folder = folders.fresh_folder(tmp_path, name, shared=False)
+        (folder / folders.HPARAMS).write_text(yaml.safe_dump({"tag": tag, "slots": 3}))
+        (folder / folders.CHECKPOINTS).mkdir()
+        (folder / folders.CHECKPOINTS / folders.LAST).write_bytes(b"")
+        return folder
+
+    wanted = {"tag": "x", "slots": 3}
+    assert folders.unfinished_run(tmp_path, "d/m/x", wanted) is None
+    done, other, open_run = write("d/m/x", "x"), write("d/m/x", "y"), write("d/m/x", "x")
+    folders.finish(done, succeeded=True)
+    assert folders.unfinished_run(tmp_path, "d/m/x", wanted) == open_run / "checkpoints/last.ckpt"
+    lock = folders.occupy(open_run)
+    assert folders.occupy(open_run) is None
+    assert folders.unfinished_run(tmp_path, "d/m/x", wanted) is None, "a process works at it"
+    lock.close()
+    folders.finish(open_run, succeeded=False)
+    assert (open_run / "INTERRUPT").exists()
+    assert folders.unfinished_run(tmp_path, "d/m/x", wanted) is not None
+    assert folders.read_hparams(other)["tag"] == "y"
+
+
+def test_best_checkpoints_are_kept_in_order(tmp_path: Path):
+    files = BestAndLast(tmp_path, save_top=2)
+    for step, score in enumerate([5.0, 3.0, float("nan"), 4.0, 1.0, 9.0]):
+        files.note(score)
+        files.save(step, {"step": step, "score": torch.tensor(score)})
+    saved = {path.name: load(path)["step"] for path in files.folder.iterdir()}
+    assert saved == {"best.ckpt": 4, "best-v1.ckpt": 1, "last.ckpt": 5}
+    assert files.scores == [1.0, 3.0]
+    files.save(6, {"step": 6})
+    assert load(files.folder / "best.ckpt")["step"] == 4, "only validated states are the best"
+
+
+def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path: Path):
+    files = BestAndLast(tmp_path)
+    files.note(1.0)
+    last = files.save(3, {"step": 3})
+    content = last.read_bytes()
+    last.unlink()
+    last.write_bytes(content[:50])
+    with pytest.warns(UserWarning, match=r"last\.ckpt: not a readable checkpoint"):
+        path, state = read(last)
+    assert (path.name, state["step"]) == ("best.ckpt", 3)
+    path.unlink()
+    with pytest.raises(CheckpointError, match=r"last\.ckpt"):
+        read(last)
+
+
+@dataclass(kw_only=True)
+class Example(Hyperparameters):
+    """An example."""
+
+    name = "example"
+    batch_size: int = option(7)
+    width: float = option(2.5, "how wide")
+
+
+def test_flags_get_their_types_defaults_and_help():
+    given = {}
+
+    def run(**flags):
+        """Run it."""
+        given.update(flags)
+
+    call(
+        {"run": describe(run, Example, RunOptions)}, ["--width", "3", "run", "--tag", "12", "--gpus", "[0,1]", "--ddp"]
+    )
+    assert given == {"width": 3, "tag": 12, "gpus": [0, 1], "ddp": True}
+    example, options = fill(Example, given), fill(RunOptions, given)
+    assert (example.batch_size, example.width, example.tag, example.max_steps) == (7, 3.0, "12", 500_000)
+    assert (options.gpus, options.ddp, options.save_top) == ([0, 1], True, 1)
+    assert "width: how wide" in run.__doc__
+    assert "batch_size: pictures per process and step" in run.__doc__, "inherited with another default"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["rnu"], r"no command: say run, or --help; did you mean run\?"),
+        (["run", "--widht", "3"], r"no flag '--widht'; did you mean --width\?"),
+        (["run", "--width", "3", "--width=4"], "--width is given twice"),
+        (["run", "--width", "3", "4"], "'4' belongs to no flag"),
+        (["run", "-w", "3"], "no flag '-w'"),
+    ],
+)
+def test_what_is_no_command_line(words: list[str], message: str):
+    def run(**flags):
+        """Run it."""
+
+    with pytest.raises(UsageError, match=message):
+        call({"run": describe(run, Example)}, words)
+
+
+def test_types_of_flags():
+    assert check_type("x", 3, float) == 3.0
+    assert check_type("x", (1, 2), int | list[int] | None) == [1, 2]
+    assert check_type("x", None, int | None) is None
+    for value, annotation in ((True, int), (1.5, int), ("a", float), ([1], str)):
+        with pytest.raises(UsageError, match="--x"):
+            check_type("x", value, annotation)
+
+
+def test_batches_of_an_epoch():
+    assert [at_most(limit, 40) for limit in (5, 100, 0.5, 0.001)] == [5, 40, 20, 1]
+
+
+def test_garbage_is_collected_when_asked_and_at_no_other_time(capsys: pytest.CaptureFixture):
+    batches = collecting_garbage(iter([{"a": torch.zeros(1)}] * 5), every=2, steps_per_epoch=4)
+    seen = [gc.isenabled() for _ in batches]
+    assert seen == [False] * 5
+    assert gc.isenabled()
+    assert capsys.readouterr().out.count("objects per collection") == 1
+    assert len(list(collecting_garbage(iter([{}] * 3), 0, 1))) == 3
+
+
+def test_seeds_and_workers():
+    assert (seed_of(None), seed_of(12)) == (0, 12)
+    assert seed_of("random") != seed_of("random")
+    for wrong in (-1, 2**32, "rnd"):
+        with pytest.raises(ValueError, match="--seed"):
+            seed_of(wrong)
+    assert (num_workers("no", 8), num_workers(3, 8)) == (0, 3)
+    assert 1 <= num_workers(-1, 32) <= 4
+
+
+class Bowl(nn.Module):
+    """Whose loss is the squared distance from a point."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = nn.Parameter(torch.full((4,), 10.0))
+
+    def loss(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        return {"loss": self.place.square().sum()}
+
+
+def test_range_test_suggests_a_rate_at_which_the_loss_falls():
+    suggestion, table = range_test(Bowl(), "sgd", iter([{}] * 200), make_accelerator(), None)
+    assert 1e-3 < suggestion < 0.9
+    assert len(table.splitlines()) > 10
