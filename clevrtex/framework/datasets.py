@@ -28,6 +28,10 @@ SPLITS = ("train", "val", "test")
 HELD_OUT = 10  # the last one in so many training samples of an .h5 file are for validation
 
 
+class MissingData(DataError):
+    """A data set is in none of the places where it is looked for."""
+
+
 @dataclass(frozen=True)
 class Request:
     """One split of a data set as it is wanted; `find(*places)` gives the first place there is below the data folders.
@@ -74,7 +78,7 @@ def open_data_set(
 ) -> BatchSource:
     """One split of a data set below `root`, or below one of ROOTS.
 
-    Raises ValueError for a split it does not have, and DataError, naming all places looked at, if it is not there.
+    Raises ValueError for a split it does not have, and MissingData, naming all places looked at, if it is not there.
     """
     data_set = SETS[name]
     variant = variant or data_set.default_variant
@@ -86,7 +90,7 @@ def open_data_set(
         for path in candidates:
             if path.exists():
                 return path
-        raise DataError(
+        raise MissingData(
             f"no data set {name}{f':{variant}' if variant else ''}: looked for {', '.join(map(str, candidates))} "
             f"from {Path.cwd()}. {data_set.remedy.format(variant=variant)}"
         )

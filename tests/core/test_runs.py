@@ -75,6 +75,18 @@ def test_from_a_folder_whose_checkpoints_lie_elsewhere(tmp_path):
     assert is_of_step(load_model(tmp_path)[0], 10)
 
 
+def test_from_a_folder_whose_newest_checkpoint_has_one_name(tmp_path):
+    record = record_of(checkpoints={"file": "checkpoints/last.ckpt"})
+    record.write(tmp_path / "run.json")
+    with pytest.raises(CheckpointError, match=r"checkpoints/last\.ckpt: no such checkpoint"):
+        load_model(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    for step, name in ((1, "best.ckpt"), (2, "last.ckpt")):
+        save(tmp_path / "checkpoints" / name, {"step": step, "model": weights(step), "run": record.to_dict()})
+    assert is_of_step(load_model(tmp_path)[0], 2)
+    assert is_of_step(load_model(tmp_path / "checkpoints/best.ckpt")[0], 1)
+
+
 def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(tmp_path):
     path = write_run(tmp_path) / "run20-state-10.pth"
     path.write_bytes(path.read_bytes()[:-50])
