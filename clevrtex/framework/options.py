@@ -6,9 +6,15 @@ Nothing here imports torch, so that `--help` and a misspelt flag are answered at
 import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, ClassVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 
 from clevrtex.framework.commandline import check_type
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from core.training.schedules import Schedule
 
 
 def option(default: Any, what: str = "") -> Any:
@@ -38,11 +44,28 @@ class Hyperparameters:
     optim: str = option("adam", "adam, adamax, rmsprop or sgd, with -m0.9 for momentum, -nest for Nesterov's")
     lr: str | None = option(None, "schedule: decay(WARMUP,HALF_LIFE[,RATE]), warm(WARMUP), plateau, '' for none")
     max_steps: int = option(500_000, "optimiser steps")
+    epochs: int | None = option(None, "passes over the training data, in place of max_steps")
     learning_rate: float = option(1e-4, "learning rate that the schedule multiplies")
 
     def model_arguments(self, image_size: tuple[int, int]) -> dict[str, Any]:
         """What the model takes, builtin values only, for pictures of height and width `image_size`."""
         raise NotImplementedError
+
+    def schedules(self) -> dict[str, str]:
+        """Attributes of the model that change during training, with their schedule strings."""
+        return {}
+
+    def build_optimizer(self, model: "nn.Module") -> "torch.optim.Optimizer":
+        """The optimiser of `--optim` and `--learning_rate`."""
+        from clevrtex.framework.optim import build_optimizer
+
+        return build_optimizer(model, self.optim, self.learning_rate)
+
+    def rate_schedule(self, steps_per_epoch: int) -> "Schedule":
+        """The factor of the learning rates that `--lr` describes. Raises ValueError."""
+        from clevrtex.framework.optim import Plateau, parse_rate
+
+        return Plateau(self.learning_rate) if self.lr == "plateau" else parse_rate(self.lr)
 
     def checkpointing_arguments(self) -> dict[str, Any]:
         """Those that make the model recompute activations. Raises ValueError if it cannot."""

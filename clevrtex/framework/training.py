@@ -22,9 +22,10 @@ from clevrtex.framework.archive import archive_sources
 from clevrtex.framework.checkpoints import BestAndLast, read
 from clevrtex.framework.dataspec import DataSpec
 from clevrtex.framework.learning_rate_range import range_test
-from clevrtex.framework.optim import Plateau, build_optimizer, parse_rate
+from clevrtex.framework.optim import Plateau
 from clevrtex.framework.options import Hyperparameters, RunOptions
 from clevrtex.framework.profiling import profiler_hook
+from clevrtex.framework.scheduled_values import ScheduledValues
 from clevrtex.framework.validation import training_scalars
 from clevrtex.framework.validator import SANITY_BATCHES, Validator, at_most
 from core.data.loader import Batch, TrainingLoader
@@ -177,18 +178,23 @@ class Run:
             checkpoints.remove_partial_files()
         resumed_after = self.found[1]["step"] if self.found else None
         tracker = Tracker(self.folder, resumed_after) if self.is_main else None
-        validator = self._validator(model, loader.batches_per_epoch, tracker)
+        steps_per_epoch = loader.batches_per_epoch
+        self.max_steps = steps_per_epoch * self.hparams.epochs if self.hparams.epochs else self.hparams.max_steps
+        schedule = self.hparams.rate_schedule(steps_per_epoch)
+        validator = self._validator(model, steps_per_epoch, tracker)
+        validator.plateau = schedule if isinstance(schedule, Plateau) else None
         validator.on_score = checkpoints.note
-        optimizer = build_optimizer(model, self.hparams.optim, self.hparams.learning_rate)
-        schedule = validator.plateau or parse_rate(self.hparams.lr)
+        optimizer = self.hparams.build_optimizer(model)
+        scheduled = ScheduledValues(self.hparams.schedules(), steps_per_epoch, self.max_steps)
+        scheduled.set(model, 0)
         trainer = Trainer(
             model=model,
             optimizer=optimizer,
-            batches=lambda first: collecting_garbage(
-                map(self.spec.recolour, loader.batches(first)), self.options.gc, loader.batches_per_epoch
+            batches=lambda first: scheduled.before(
+                model, first, collecting_garbage(self._recoloured(loader, first), self.options.gc, steps_per_epoch)
             ),
             accelerator=self.accelerator,
-            last_step=self.hparams.max_steps - 1,
+            last_step=self.max_steps - 1,
             checkpoints=checkpoints,
             checkpoint_every=self.options.checkpoint_every,
             seed=self.seed,
@@ -200,7 +206,7 @@ class Run:
             tracker=tracker,
             log_every=self.options.log_every,
             scalars_of=training_scalars,
-            extra_scalars=lambda: self._extra_scalars(model, optimizer),
+            extra_scalars=lambda: {**self._extra_scalars(model, optimizer), **scheduled.numbers(model)},
             extra_state={
                 IDENTITY: plain(self.hparams),
                 "run": self.record.to_dict(),
@@ -210,11 +216,13 @@ class Run:
             },
             show_progress=not self.options.quiet,
             validate=validator,
-            validate_every=loader.batches_per_epoch,
+            validate_every=steps_per_epoch,
         )
         if self.found:
             self._restore(trainer, checkpoints, validator)
-        else:
+        if hasattr(model, "prepare_training"):
+            model.prepare_training(source, steps_per_epoch, optimizer)
+        if not self.found:
             validator.score(num_batches=SANITY_BATCHES)
         if self.options.compile:
             for part in model.children():
@@ -264,6 +272,9 @@ class Run:
             loader.batches_per_epoch = at_most(self.options.limit, loader.batches_per_epoch)
         return loader
 
+    def _recoloured(self, loader: TrainingLoader, first_step: int) -> Iterator[Batch]:
+        return map(self.spec.recolour, loader.batches(first_step))
+
     def _validator(self, model: nn.Module, steps_per_epoch: int, tracker: Tracker | None) -> Validator:
         return Validator(
             model=model,
@@ -272,7 +283,7 @@ class Run:
             batch_size=self.hparams.batch_size,
             accelerator=self.accelerator,
             steps_per_epoch=steps_per_epoch,
-            max_steps=self.hparams.max_steps,
+            max_steps=self.max_steps,
             seed=self.seed,
             tracker=tracker,
             limit=self.options.limit,
@@ -281,7 +292,6 @@ class Run:
             on_cpu=self.options.cpu_metrics,
             quiet=self.options.quiet,
             patience=None if self.options.no_stop else PATIENCE,
-            plateau=Plateau(self.hparams.learning_rate) if self.hparams.lr == "plateau" else None,
         )
 
     def _restore(self, trainer: Trainer, checkpoints: BestAndLast, validator: Validator) -> None:
@@ -318,7 +328,7 @@ class Run:
         print(f"{model}\n{sum(value.numel() for value in model.parameters()):,} parameters")
 
     def _tune(self, model: nn.Module, loader: TrainingLoader) -> None:
-        batches = map(self.spec.recolour, loader.batches(0))
+        batches = self._recoloured(loader, 0)
         suggestion, table = range_test(model, self.hparams.optim, batches, self.accelerator, self.hparams.grad_clip)
         if self.is_main:
             print(table)

@@ -62,6 +62,9 @@ class Validator:
         draws = self.tracker is not None and has_pictures(epoch)
         scores = self.score(epoch if draws else None)
         monitored = scores[MONITOR]
+        if draws and hasattr(self.model, "pictures"):
+            for name, picture in self.model.pictures().items():
+                self.tracker.picture(epoch, name, picture.permute(1, 2, 0).numpy())
         self.on_score(monitored)
         if self.plateau is not None:
             self.plateau.update(monitored)

@@ -1,10 +1,10 @@
 """Learning-rate schedules as factors of the base rate."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import cos, pi
 
-Schedule = Callable[[int], float]
-"""Step -> factor."""
+Schedule = Callable[[int], float | Sequence[float]]
+"""Step -> factor, or one for every parameter group."""
 
 
 def constant(step: int) -> float:

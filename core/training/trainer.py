@@ -69,9 +69,9 @@ class Trainer:
     """Trains `model` (with `loss(batch, step) -> terms`) on the batches of a loader up to and including `last_step`.
 
     Everything random follows from `seed`: step s of process r starts from the seed (seed, s, r). `batches(s)` gives the
-    batches from step s on. `schedule` multiplies the learning rates that the optimiser came with. With
-    `accumulate` > 1 a batch goes through in that many equal parts, which see the same `model.noise` as the whole.
-    `extra_state` is stored in every checkpoint.
+    batches from step s on. `schedule` multiplies the learning rates that the optimiser came with, or gives one factor
+    for each of its parameter groups. With `accumulate` > 1 a batch goes through in that many equal parts, which see the
+    same `model.noise` as the whole. `extra_state` is stored in every checkpoint.
     """
 
     model: nn.Module
@@ -137,8 +137,11 @@ class Trainer:
     def step(self, step: int, batch: dict[str, Tensor]) -> Terms:
         """One optimiser step; returns the terms of the loss, averaged over processes if a controller needs them."""
         torch.manual_seed(derive_seed(self.seed, step, self.accelerator.process_index))
-        for group, rate in zip(self.optimizer.param_groups, self._base_rates):
-            group["lr"] = rate * self.schedule(step)
+        factors = self.schedule(step)
+        if not isinstance(factors, Sequence):
+            factors = [factors] * len(self._base_rates)
+        for group, rate, factor in zip(self.optimizer.param_groups, self._base_rates, factors, strict=True):
+            group["lr"] = rate * factor
         self._optimizer.zero_grad(set_to_none=True)
         terms = self._forward_backward(step, batch)
         self.accelerator.unscale_gradients()

@@ -14,6 +14,7 @@ from clevrtex.framework.checkpoints import BestAndLast, read
 from clevrtex.framework.commandline import UsageError, call, check_type
 from clevrtex.framework.learning_rate_range import range_test
 from clevrtex.framework.options import Hyperparameters, RunOptions, describe, fill, option
+from clevrtex.framework.scheduled_values import ScheduledValues
 from clevrtex.framework.training import collecting_garbage, num_workers, seed_of
 from clevrtex.framework.validator import at_most
 from core.training.checkpoint import CheckpointError, load
@@ -138,6 +139,23 @@ def test_types_of_flags():
     for value, annotation in ((True, int), (1.5, int), ("a", float), ([1], str)):
         with pytest.raises(UsageError, match="--x"):
             check_type("x", value, annotation)
+
+
+def test_scheduled_values_are_set_before_their_batches():
+    model = nn.Linear(1, 1)
+    model.sigma, model.kind = 0.0, ""
+    model.register_buffer("prior", torch.zeros(1, 2))
+    texts = {"sigma": "itr_lin(5,0.5,0.1)", "prior": "lin(2,1,3)", "kind": "switch(1:set(a):set(b))"}
+    scheduled = ScheduledValues(texts, steps_per_epoch=2, max_steps=8)
+    seen = []
+    for _ in scheduled.before(model, 1, iter([{}] * 4)):
+        seen.append((round(model.sigma, 6), model.prior.tolist(), model.kind))
+    assert [entry[0] for entry in seen] == [0.4, 0.3, 0.2, 0.1]
+    assert [entry[1] for entry in seen] == [[[1.0, 1.0]], [[3.0, 3.0]], [[3.0, 3.0]], [[3.0, 3.0]]]
+    assert [entry[2] for entry in seen] == ["a", "a", "a", "b"]
+    assert scheduled.numbers(model) == {"sigma": model.sigma, "prior": torch.tensor(3.0)}
+    with pytest.raises(AttributeError, match="'sigmma'"):
+        ScheduledValues({"sigmma": "0.1"}, 2, 8).set(model, 0)
 
 
 def test_batches_of_an_epoch():
