@@ -29,7 +29,7 @@ class RunRecord:
     data: dict[str, Any]
     seed: int
     checkpoints: dict[str, str] = field(default_factory=dict)
-    """`folder` (relative to the record), `prefix` and `suffix` of the checkpoint files."""
+    """`folder` (relative to the record), `prefix` and `suffix` of the checkpoint files, or `file`, the newest one."""
     versions: dict[str, str] = field(default_factory=lambda: _versions())
     commit: str = field(default_factory=lambda: _commit())
 
@@ -63,12 +63,17 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[nn
     path = Path(path)
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder")
-    state = load(path) if path.is_file() else _newest(path)
+    model, record = rebuild(load(path) if path.is_file() else _newest(path), path)
+    return model.to(device), record
+
+
+def rebuild(state: Mapping[str, Any], path: str | Path) -> tuple[nn.Module, RunRecord]:
+    """The trained model, in evaluation mode, from the content of the checkpoint `path`. Raises CheckpointError."""
     if "run" not in state:
         raise CheckpointError(
             f"{path}: holds no run record, so its model is unknown. Open it with its paper's own script"
         )
-    record = _record(state["run"], path)
+    record = _record(state["run"], Path(path))
     try:
         model = record.build()
     except (ImportError, AttributeError, TypeError) as error:
@@ -77,7 +82,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[nn
             + (f", commit {record.commit}" if record.commit else "")
         ) from error
     load_weights(model, state["model"], path)
-    return model.to(device).eval(), record
+    return model.eval(), record
 
 
 def _newest(folder: Path) -> dict[str, Any]:
@@ -86,6 +91,8 @@ def _newest(folder: Path) -> dict[str, Any]:
         found = ", ".join(str(record.relative_to(folder)) for record in records) or "none"
         raise CheckpointError(f"{folder}: expected one run.json, found {found}. Give a checkpoint file instead")
     where = _record(records[0].read_text(), records[0]).checkpoints
+    if "file" in where:
+        return load(records[0].parent / where["file"])
     if missing := {"folder", "prefix", "suffix"} - where.keys():
         raise CheckpointError(f"{records[0]}: `checkpoints` lacks {', '.join(missing)}. Give a checkpoint file instead")
     files = CheckpointFolder(records[0].parent / where["folder"], where["prefix"], where["suffix"])

@@ -18,7 +18,7 @@ from clevrtex.framework.trained import Trained
 from core.data.clevrtex import ClevrTex
 from core.data.loader import Batch, BatchSource, evaluation_batches
 from core.metrics.clevrtex import AS_DEFINED, AS_ORIGINAL, PROTOCOL, ClevrTexEvaluator, Metadata
-from core.nn.noise import derive_seed
+from core.nn.noise import derive_seed, seeded_noise
 from core.types import Decomposition
 from core.viz.panels import image_grid
 
@@ -87,11 +87,12 @@ def evaluate(
 ) -> tuple[dict[str, Any], UInt8[Tensor, "3 _ _"]]:
     """Statistics of all pictures of `source`, or of the first `limit`, and the `sheet` of the first eight.
 
-    Every batch has noise of its own, a function of the run's seed and the batch's number, as in a validation; without
-    `batch_size` batches are as large as in training. Statistics are those of `ClevrTexEvaluator.results`, ready for
-    JSON; where the set describes its scenes they are told apart by what is in them.
+    Every picture has noise of its own, as in a validation: a function of the run's seed and the picture's number.
+    Statistics are those of `ClevrTexEvaluator.results`, ready for JSON, told apart by what is in the scenes where the
+    set describes them.
 
-    as_original: also those that the original computes otherwise, as `mSC_original`, ...
+    batch_size: pictures at a time, by default as many as in training.
+    as_original: also the statistics that the original computes otherwise, as `mSC_original`, ...
     """
     spec = DataSpec.parse(data)
     batch_size = batch_size or trained.batch_size
@@ -103,17 +104,13 @@ def evaluate(
     device = next(trained.model.parameters()).device
     describe = scene_descriptions(source, spec)
     rows: list[Tensor] = []
+    noise = seeded_noise(derive_seed(trained.seed, 3), device)
     begin = 0
-    with (
-        tqdm(total=size, desc=str(spec), unit="img", leave=False) as bar,
-        torch.random.fork_rng([device] if device.type == "cuda" else []),
-    ):
-        for number, batch in enumerate(evaluation_batches(source, batch_size, device, size)):
-            batch = spec.recolour(batch)
-            torch.manual_seed(derive_seed(trained.seed, 3, number))
-            with torch.no_grad():
-                prediction = trained.model.decompose(batch)
+    with tqdm(total=size, desc=str(spec), unit="img", leave=False) as bar:
+        for batch in map(spec.recolour, evaluation_batches(source, batch_size, device, size)):
             images = range(begin, begin + len(batch["image"]))
+            with torch.no_grad():
+                prediction = trained.model.decompose(batch, noise(images))
             scenes = [describe(image) for image in images] if describe else None
             alignment, *_ = [
                 evaluator.update(prediction, batch["image"], batch["mask"], scenes) for evaluator in evaluators
