@@ -32,7 +32,11 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     """The command line, in which hyphens and underscores are equal. Ends the process if it cannot be understood."""
     summary, _, rest = __doc__.partition("\n\n")
     parser = argparse.ArgumentParser(
-        description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        usage="evaluate.py RUN [RUN ...] [flags]",
+        description=summary,
+        epilog=rest,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="folders of runs, or checkpoint files")
     parser.add_argument(

@@ -4,8 +4,11 @@ The input of the first convolution is spatially constant except for a position m
 splits exactly into a per-slot vector and one shared map: conv(z + position) = (sum of kernel) z + conv(position). With
 zero padding the kernel is cut at the border, hence one sum per border region. The first layer then costs one matrix
 product per slot in place of a convolution per pixel.
+
+On the CPU few slots go through at a time: what a layer hands to the next is then still in the cache.
 """
 
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
@@ -17,6 +20,9 @@ from core.nn.positions import position_grid
 
 DecoderName = Literal["small", "iodine", "big"]
 
+FLOATS_PER_CALL = 2**19
+"""Outputs of one layer per call on the CPU: 2 MiB, the second-level cache of a core. At least one slot goes through."""
+
 
 class Decoding(NamedTuple):
     """What a decoder says of S slots."""
@@ -25,15 +31,25 @@ class Decoding(NamedTuple):
     mask_logits: Float[Tensor, "S H W"]
 
 
-def build_decoder(name: DecoderName, slot_size: int, image_size: tuple[int, int]) -> "BroadcastDecoder":
-    """`small` (for 35x35), `iodine` (Greff et al. 2019, with ELU) or `big` (transposed convolutions, 96x96 only)."""
+def build_decoder(
+    name: DecoderName, slot_size: int, image_size: tuple[int, int], hidden: int = 64
+) -> "BroadcastDecoder":
+    """`small` (for 35x35), `iodine` (Greff et al. 2019, with ELU) or `big` (transposed convolutions, 96x96 only).
+
+    Hidden layers have `hidden` channels, those of `small` half as many.
+    """
     height, width = image_size
     if name == "small":
-        layers = _stack([nn.Conv2d(slot_size if i == 0 else 32, 32, 5, padding=1) for i in range(3)], nn.ReLU)
-        return BroadcastDecoder(slot_size, (height + 6, width + 6), [*layers, nn.Conv2d(32, 4, 3, padding=1)])
+        hidden //= 2
+        sizes = pairwise([slot_size, hidden, hidden, hidden])
+        layers = _stack([nn.Conv2d(*pair, 5, padding=1) for pair in sizes], nn.ReLU)
+        layers += [nn.Conv2d(hidden, 4, 3, padding=1)]
+        return BroadcastDecoder(slot_size, (height + 6, width + 6), image_size, layers)
     if name == "iodine":
-        layers = _stack([nn.Conv2d(slot_size if i == 0 else 64, 64, 3) for i in range(4)], nn.ELU)
-        return BroadcastDecoder(slot_size, (height + 10, width + 10), [*layers, nn.Conv2d(64, 4, 3)])
+        sizes = pairwise([slot_size, hidden, hidden, hidden, hidden])
+        layers = _stack([nn.Conv2d(*pair, 3) for pair in sizes], nn.ELU)
+        layers += [nn.Conv2d(hidden, 4, 3)]
+        return BroadcastDecoder(slot_size, (height + 10, width + 10), image_size, layers)
     if name == "big":
         if image_size != (96, 96):
             raise ValueError(
@@ -41,9 +57,11 @@ def build_decoder(name: DecoderName, slot_size: int, image_size: tuple[int, int]
                 "use 'small' or 'iodine', or 96x96 pictures"
             )
         doubling = {"stride": 2, "padding": 2, "output_padding": 1}
-        layers = _stack([nn.ConvTranspose2d(slot_size if i == 0 else 64, 64, 5, **doubling) for i in range(4)], nn.ReLU)
-        layers += _stack([nn.ConvTranspose2d(64, 64, 5, padding=2)], nn.ReLU)
-        return BroadcastDecoder(slot_size, (6, 6), [*layers, nn.ConvTranspose2d(64, 4, 3, padding=1)])
+        sizes = pairwise([slot_size, hidden, hidden, hidden, hidden])
+        layers = _stack([nn.ConvTranspose2d(*pair, 5, **doubling) for pair in sizes], nn.ReLU)
+        layers += _stack([nn.ConvTranspose2d(hidden, hidden, 5, padding=2)], nn.ReLU)
+        layers += [nn.ConvTranspose2d(hidden, 4, 3, padding=1)]
+        return BroadcastDecoder(slot_size, (6, 6), image_size, layers)
     raise ValueError(f"Net.image_decoder={name!r} is not one of 'small', 'iodine', 'big'")
 
 
@@ -51,11 +69,20 @@ def _stack(layers: list[nn.Module], activation: type[nn.Module]) -> list[nn.Modu
     return [module for layer in layers for module in (layer, activation(inplace=True))]
 
 
+def compose(masks: Float[Tensor, "N K H W"], rgb: Float[Tensor, "N K 3 H W"]) -> Float[Tensor, "N 3 H W"]:
+    """The whole picture: the slots' pictures, weighed by their masks. Stays float32 under autocast."""
+    with torch.autocast(masks.device.type, enabled=False):
+        return torch.einsum("nkhw,nkchw->nchw", masks, rgb)
+
+
 class BroadcastDecoder(nn.Module):
     """Spatial broadcast decoder (Watters et al. 2019) over a `grid_size` grid."""
 
-    def __init__(self, slot_size: int, grid_size: tuple[int, int], layers: list[nn.Module]):
+    def __init__(
+        self, slot_size: int, grid_size: tuple[int, int], image_size: tuple[int, int], layers: list[nn.Module]
+    ):
         super().__init__()
+        self.slots_per_call = max(1, FLOATS_PER_CALL // (layers[-1].in_channels * image_size[0] * image_size[1]))
         self.position = nn.Linear(4, slot_size)
         self.layers = nn.Sequential(*layers)
         self.register_buffer("grid", position_grid(*grid_size), persistent=False)
@@ -91,20 +118,26 @@ class BroadcastDecoder(nn.Module):
     def forward(self, slots: Float[Tensor, "S D"], terms: tuple[Tensor, ...] | None = None) -> Decoding:
         """RGB in [0, 1] and mask logits of every slot; `terms` come from `shared_terms`."""
         terms = terms or self.shared_terms()
-        if isinstance(self.layers[0], nn.Conv2d):
-            sums, shared = terms
-            per_slot = (slots @ sums).view(len(slots), -1, shared.shape[1])
-            if per_slot.shape[1] == 1:
-                features = shared + per_slot
-            else:
-                features = torch.baddbmm(shared[None], self.regions.expand(len(slots), -1, -1), per_slot)
-            # [S, H' W', C] is channels-last memory of [S, C, H', W'].
-            features = features.view(len(slots), *self.first_size, -1).permute(0, 3, 1, 2)
-            pictures = self.layers[1:](features)
-        else:
-            pictures = self.layers(slots[:, :, None, None] + terms[0])
+        slots_per_call = self.slots_per_call if slots.device.type == "cpu" else max(1, len(slots))
+        pictures = [self._draw(few, terms) for few in slots.split(slots_per_call)]
+        pictures = torch.cat(pictures) if len(pictures) > 1 else pictures[0]
         pictures = pictures.float()
         return Decoding(pictures[:, :3].sigmoid(), pictures[:, 3])
+
+    def _draw(self, slots: Float[Tensor, "S D"], terms: tuple[Tensor, ...]) -> Float[Tensor, "S 4 H W"]:
+        if not isinstance(self.layers[0], nn.Conv2d):
+            return self.layers(slots[:, :, None, None] + terms[0])
+        sums, shared = terms
+        per_slot = (slots @ sums).view(len(slots), -1, shared.shape[1])
+        if per_slot.shape[1] == 1:
+            features = shared + per_slot
+        else:
+            features = torch.baddbmm(shared[None], self.regions.expand(len(slots), -1, -1), per_slot)
+        # The activation works in place, which autograd copies for on a view: hence before the view.
+        features = self.layers[1](features)
+        # [S, H' W', C] is channels-last memory of [S, C, H', W'].
+        features = features.view(len(slots), *self.first_size, -1).permute(0, 3, 1, 2)
+        return self.layers[2:](features)
 
 
 def _border_regions(size: list[int], padding: int) -> Float[Tensor, "P R"]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from core.nn.noise import Noise, ShardedNoise, standard_normal
 from core.types import Decomposition
-from emorl.models.decoders import DecoderName, Decoding, build_decoder
+from emorl.models.decoders import DecoderName, Decoding, build_decoder, compose
 from emorl.models.encoder import PixelEncoder
 from emorl.models.gaussian import DiagonalGaussian, kl_divergence
 from emorl.models.geco import GECO
@@ -69,6 +69,9 @@ class EfficientMORL(nn.Module):
     through its constraint from the warm start on, in evaluation always: the refinement depends on the nll's weight.
     `small_init` starts as the original does, with weights so small that slots show plain grey and a DualGRU that
     saturates; without it PyTorch's defaults apply, and the pictures begin to depend on the slots much sooner.
+    `hidden` is the number of channels of encoder and decoder. `images_per_chunk` is how many images the decoder scores
+    at a time: it bounds the memory and changes no number beyond rounding. None chooses: one on the CPU, whose caches it
+    suits, all on a GPU.
     """
 
     def __init__(
@@ -87,6 +90,8 @@ class EfficientMORL(nn.Module):
         refinement_curriculum: list[tuple[int, int]] | None = None,
         geco: dict[str, float] | None = None,
         small_init: bool = True,
+        hidden: int = 64,
+        images_per_chunk: int | None = None,
     ):
         super().__init__()
         if num_layers < 1:
@@ -98,17 +103,15 @@ class EfficientMORL(nn.Module):
         self.kl_weight = kl_weight
         self.log_std = log_std
         self.likelihood = {"Gaussian": gaussian_nll, "GMM": mixture_nll}[likelihood]
-        self.encoder = PixelEncoder(image_size)
-        self.inference = BottomUpInference(64, slot_size, num_layers, dual_gru)
+        self.images_per_chunk = images_per_chunk
+        self.encoder = PixelEncoder(image_size, hidden)
+        self.inference = BottomUpInference(hidden, slot_size, num_layers, dual_gru)
         self.prior = ConditionalPrior(slot_size)
-        self.decoder = build_decoder(decoder, slot_size, image_size)
+        self.decoder = build_decoder(decoder, slot_size, image_size, hidden)
         self.refinement = RefinementNetwork(slot_size)
         self.geco = GECO(**geco) if geco else None
         self.noise: ShardedNoise | None = None
         """Set by a training run, so that the draws are a function of (seed, step); else the global generator draws."""
-        self.images_per_chunk: int | None = None
-        """Images that the decoder scores at a time. Bounds the memory, changes no number beyond rounding. None chooses:
-        one on the CPU, whose caches it suits, all on a GPU."""
         if small_init:
             self._init_weights()
         elif dual_gru:
@@ -151,7 +154,7 @@ class EfficientMORL(nn.Module):
         score = found.scores[-1]
         masks = score.log_masks.exp()
         return Decomposition(
-            recon=torch.einsum("nkhw,nkchw->nchw", masks, score.rgb),
+            recon=compose(masks, score.rgb),
             masks=masks,
             rgb=score.rgb,
             slots=found.posterior.mean.detach(),
@@ -176,7 +179,7 @@ class EfficientMORL(nn.Module):
         attention += attention[-1:] * (len(scores) - len(attention))
         return [
             Decomposition(
-                recon=torch.einsum("nkhw,nkchw->nchw", score.log_masks.exp(), score.rgb),
+                recon=compose(score.log_masks.exp(), score.rgb),
                 masks=score.log_masks.exp(),
                 rgb=score.rgb,
                 slots=slots.detach(),
@@ -190,7 +193,7 @@ class EfficientMORL(nn.Module):
     ) -> Float[Tensor, "N K D"]:
         """What `decode_slots` reads: the means of the final posterior, or a sample of it (draw `eval_sample`)."""
         noise = noise or standard_normal(image.device)
-        posterior = self(image, None, noise=noise, images_per_mean=1).posterior
+        posterior = self(image, None, noise=noise, images_per_mean=1, score_last=False).posterior
         codes = posterior.sample(noise("eval_sample", tuple(posterior.mean.shape))) if sample else posterior.mean
         return codes.detach()
 
@@ -207,12 +210,14 @@ class EfficientMORL(nn.Module):
         keep_pictures: bool = False,
         decode_layers: bool = False,
         images_per_mean: int | None = None,
+        score_last: bool = True,
     ) -> Inference:
         """Infer the slots of `image` in [0, 1].
 
         `step` is the training step that GECO's warm start and the curriculum look at; None stands for a trained model.
         The refinement network sees the gradient of the mean loss, so its input scales with 1 / (images in that mean):
         `images_per_mean`, by default the whole (global) batch. 1 gives every image the result it has alone.
+        Without `score_last` the last samples are drawn but not decoded: `loss` and `scores` lack the last step.
         """
         noise = noise or standard_normal(image.device)
         images_per_mean = images_per_mean or len(image) * (self.noise.count if self.noise else 1)
@@ -238,12 +243,14 @@ class EfficientMORL(nn.Module):
                 found.layer_samples = samples[:-1]
                 with torch.no_grad():
                     found.layer_scores = [self._score(image, sample, *terms) for sample in samples[:-1]]
-            self._refine(found, image, step, num_refinements, terms, noise, keep_pictures, images_per_mean)
+            self._refine(found, image, step, num_refinements, terms, noise, keep_pictures, images_per_mean, score_last)
         if not differentiable:
             found.loss = found.loss.detach()
         return found
 
-    def _refine(self, found, image, step, num_refinements, terms, noise, keep_pictures, images_per_mean) -> None:
+    def _refine(
+        self, found, image, step, num_refinements, terms, noise, keep_pictures, images_per_mean, score_last
+    ) -> None:
         """Score the HVAE's slots, then refine and score `num_refinements` times; adds to `found` (eq. 7 to 10)."""
         state, loss = None, None
         prior = found.priors[0] if self.prior_name == "reversed++" else DiagonalGaussian.standard_like(found.priors[0])
@@ -265,6 +272,8 @@ class EfficientMORL(nn.Module):
                 found.samples.append(posterior.sample(noise(f"refine_{i}", tuple(posterior.mean.shape))))
                 found.updates.append(update.detach())
                 found.kl_refined.append(kl_slots.detach())
+            if i == num_refinements and not score_last:
+                return
             needs_gradient = self.training or i < num_refinements
             nll, score = self._score_batch(image, found.samples[-1], terms, needs_gradient, keep_pictures)
             found.scores.append(score)

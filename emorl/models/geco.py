@@ -9,11 +9,10 @@ BETA_FLOOR = 0.55
 
 
 class GECO(nn.Module):
-    """Lagrangian of "nll stays below -target" (Rezende and Viola 2018, section 3), in the form of Emami et al. 2021.
+    """Lagrangian of "nll stays below target" (Rezende and Viola 2018, section 3), in the form of Emami et al. 2021.
 
-    `target` is the wanted log-likelihood C in nats per image, on the scale of -nll of the loss (C = -wanted nll).
-    State: `ema`, the moving average of C - nll, and `beta`, whose softplus weighs the nll. Both belong to the model's
-    state, because a trained model's refinement depends on them.
+    `target` is the wanted nll C in nats per image. State: `ema`, the moving average of C - nll, and `beta`, whose
+    softplus weighs the nll. Both belong to the model's state, because a trained model's refinement depends on them.
     """
 
     def __init__(self, target: float, alpha: float, step_size: float, acceleration: float, warm_start: int):

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from emorl.models.decoders import compose
+
 LikelihoodName = Literal["Gaussian", "GMM"]
 
 
@@ -18,8 +20,7 @@ def gaussian_nll(
     log_std: float,
 ) -> Float[Tensor, "N"]:
     """Nats per image of N(sum_k m_k x_k, std^2), less the constant 0.5 ln 2 pi per value; `image` in [0, 1]."""
-    recon = torch.einsum("nkhw,nkchw->nchw", log_masks.exp(), rgb)
-    squares = (image - recon).square().flatten(1).sum(dim=1)
+    squares = (image - compose(log_masks.exp(), rgb)).square().flatten(1).sum(dim=1)
     return log_std * image[0].numel() + squares / (2 * math.exp(2 * log_std))
 
 

@@ -13,19 +13,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from core.nn.noise import Noise, ShardedNoise, standard_normal
+from core.nn.noise import Noise, standard_normal
 from core.nn.positions import fourier_features
 from core.types import Decomposition
-from emorl.models.decoders import Decoding
+from emorl.models.decoders import Decoding, compose
+from emorl.models.slot_autoencoder import SlotAutoencoder
 
 FIRST_WINDOW = 0.2  # standard deviation of the windows before training
 MAX_LOG_WEIGHT = 3.0
 
 
-class LocalSlotAttention(nn.Module):
+class LocalSlotAttention(SlotAutoencoder):
     """Slot Attention autoencoder with slot positions (after Biza et al. 2023); squared-error loss.
 
-    Start positions are uniform in the inner 0.7 of the picture. Slots are exchangeable.
+    Start positions are uniform in the inner 0.7 of the picture. Slots are exchangeable. Codes are slots, each with its
+    position behind it (N, K, D + 2); attention has half the picture's height and width.
     """
 
     def __init__(
@@ -65,35 +67,9 @@ class LocalSlotAttention(nn.Module):
         self.attention_window = nn.Parameter(torch.tensor(-math.log(2 * FIRST_WINDOW**2)))
         self.mask_window = nn.Parameter(torch.tensor(-math.log(2 * FIRST_WINDOW**2)))
         self.decoder = LowRankDecoder(slot_size)
-        self.noise: ShardedNoise | None = None
-        """Set by a training run, so that the draws are a function of (seed, step); else the global generator draws."""
         scale = 1 / max(image_size)
         self.register_buffer("pixel_rows", (torch.arange(image_size[0]) + 0.5) * scale, persistent=False)
         self.register_buffer("pixel_columns", (torch.arange(image_size[1]) + 0.5) * scale, persistent=False)
-
-    def loss(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
-        """Squared error summed over pixels and channels, mean over images; `batch["image"]` (N, 3, H, W) in [0, 1]."""
-        image = batch["image"]
-        noise = self.noise.at(step, image.device) if self.noise else None
-        found = self.decompose(batch, noise)
-        return {"loss": (image - found.recon).square().sum() / len(image)}
-
-    def decompose(self, batch: dict[str, Tensor], noise: Noise | None = None) -> Decomposition:
-        """Slots after the last iteration, each with its position behind it (N, K, D + 2), and their pictures.
-
-        Extras: `log_masks` (N, K, H, W) and `attention` (N, K, H / 2, W / 2).
-        """
-        return self._draw(*(found[-1] for found in self._infer(batch["image"], noise)))
-
-    def unroll(self, batch: dict[str, Tensor], noise: Noise | None = None) -> list[Decomposition]:
-        """The decomposition after every iteration, as `decompose` gives the last."""
-        return [self._draw(*found) for found in zip(*self._infer(batch["image"], noise))]
-
-    def infer_codes(
-        self, image: Float[Tensor, "N 3 H W"], noise: Noise | None = None, *, sample: bool = False
-    ) -> Float[Tensor, "N K Z"]:
-        """What `decode_slots` reads: slots with their positions. `sample` changes nothing."""
-        return self._infer(image, noise)[0][-1].detach()
 
     def decode_slots(self, codes: Float[Tensor, "S Z"]) -> Decoding:
         """RGB in [0, 1] and mask logits, which fall with the distance from the slot's position, of S codes."""
@@ -116,7 +92,7 @@ class LocalSlotAttention(nn.Module):
         rgb, logits = (value.unflatten(0, codes.shape[:2]) for value in self.decode_slots(codes.flatten(0, 1)))
         masks = logits.softmax(dim=1)
         return Decomposition(
-            recon=torch.einsum("nkhw,nkchw->nchw", masks, rgb),
+            recon=compose(masks, rgb),
             masks=masks,
             rgb=rgb,
             slots=codes,

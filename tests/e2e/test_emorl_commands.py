@@ -227,8 +227,10 @@ def test_bf16_keeps_float32_weights_and_nearly_the_same_loss(
     assert done.returncode == 0, done.stderr
     found, wanted = ([row["train/total_loss"] for row in scalars(out)] for out in (tmp_path, trained))
     assert found == pytest.approx(wanted, rel=2e-2)
-    assert found != wanted
-    assert {value.dtype for value in state_of(tmp_path, 5)["model"].values()} == {torch.float32}
+    ours, theirs = (state_of(out, 5)["model"] for out in (tmp_path, trained))
+    assert {value.dtype for value in ours.values()} == {torch.float32}
+    # The first losses hardly depend on the pictures, so only the weights tell that something was rounded.
+    assert not all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
 @pytest.mark.slow

@@ -173,6 +173,18 @@ def test_curriculum_and_evaluation_choose_the_refinements() -> None:
     assert len(found.scores) == 3
 
 
+@pytest.mark.parametrize("refinements", [0, 2])
+def test_codes_do_not_need_the_last_score(refinements: int) -> None:
+    """Leaving it out changes neither the posteriors nor what is drawn after them."""
+    model, after = efficient_morl(refinement_iters=refinements, geco=GECO).eval(), []
+    for score_last in (True, False):
+        torch.manual_seed(3)
+        found = model(images(), None, images_per_mean=1, score_last=score_last)
+        assert len(found.scores) == refinements + score_last
+        after.append((*found.parameters, *found.samples, torch.rand(3)))
+    assert all(torch.equal(one, other) for one, other in zip(*after))
+
+
 def test_evaluation_needs_no_graph_and_leaves_no_gradient() -> None:
     model = efficient_morl().eval()
     model.requires_grad_(False)
