@@ -9,7 +9,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from core.runs import load_model
 from core.training.checkpoint import load
-from tests.clevrtex_runs import FOLDERS, SMALL, assert_same_weights, folder_of, losses, rows, train_words, weights
+from tests.clevrtex_runs import (
+    FLAGS_OF_DATA,
+    FOLDERS,
+    SMALL,
+    assert_same_weights,
+    folder_of,
+    losses,
+    rows,
+    train_words,
+    weights,
+)
 from tests.conftest import Runner
 
 MODELS = sorted(SMALL)
@@ -43,7 +53,9 @@ def trained(run: Runner, scenes: Path, tmp_path_factory: pytest.TempPathFactory)
 @pytest.mark.parametrize("model", MODELS)
 def test_thirty_steps_on_clevrtex(trained, model: str) -> None:
     folder = trained[model]
-    assert folder.relative_to(folder.parents[2]) == Path(f"clt_fullct/{FOLDERS.get(model, model)}/thirty")
+    assert folder.relative_to(folder.parents[2]) == Path(
+        f"clt_fullct{FLAGS_OF_DATA.get(model, '')}/{FOLDERS.get(model, model)}/thirty"
+    )
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert (folder / "SUCCESS").read_bytes() == b""
     assert len(list(folder.glob("code_*.tar.gz"))) == 1
