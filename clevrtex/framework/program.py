@@ -50,6 +50,12 @@ def train(experiment: type[Hyperparameters], flags: dict[str, Any]) -> int:
         return _complain(error, 1)
     except OSError as error:
         return _complain(f"{error.filename or '.'}: {error.strerror or error}", 1)
+    except RuntimeError as error:
+        if "closed by peer" in str(error):  # as gloo puts it
+            return _complain("another process of this run has failed; its message says why", 1)
+        if "nan values" in str(error):
+            return _complain(f"{error}. The lines above it say which operation; lower the learning rate", 1)
+        raise
     return 0 if finished else STOPPED_EXIT_CODE
 
 
