@@ -25,11 +25,22 @@ SMALL = {
         1e-3,
     ),
     "genesisv2": ("--slots", 4, "--learning_rate", 1e-3),
+    "dtisprites": (
+        *("--slots", 3, "--encoder", "small", "--freeze", 1, "--curriculum", 2),
+        *("--epochs", None, "--lr", "", "--learning_rate", 3e-3),
+    ),
+    "spair": (
+        *("--what_dim", 8, "--passf", 8, "--patch_shape", 8, "--nolarge"),
+        *("--bg_dim", 4, "--learning_rate", 5e-3),
+    ),
+    "gnm": ("--z_what_dim", 8, "--learning_rate", 3e-4),
+    "space": (),
+    "marionette": ("--layer_size", 4, "--num_classes", 6, "--dim_z", 32),
 }
 """Flags that make each model quick."""
 # EfficientMORL begins with even grey, so near the mean of these pictures that a few steps do not show it learning.
 FLAGS_OF_DATA = {"effmorl": "-bbg"}
-FOLDERS = {"genesisv2": "g2"}
+FOLDERS = {"genesisv2": "g2", "dtisprites": "dtis"}
 
 
 def train_words(model: str, data: Path, out: Path, *flags: object, size: int = 32) -> list[object]:

@@ -37,8 +37,8 @@ class Benchmark:
     original_units: float
     original_mb: int
     clip_norm: float | None = None
-    optimizer: str = "Adam"
-    """Of torch.optim."""
+    optimizer: str | Callable[[Any], Any] = "Adam"
+    """Of torch.optim, or what makes one for the model."""
 
 
 def emorl(configuration: str) -> Callable[[], tuple[Any, dict[str, tuple[int, ...]]]]:
@@ -52,11 +52,29 @@ def emorl(configuration: str) -> Callable[[], tuple[Any, dict[str, tuple[int, ..
     return build
 
 
-def clevrtex(module: str, model: str) -> Callable[[], tuple[Any, dict[str, tuple[int, ...]]]]:
+def clevrtex(module: str, model: str, **options: Any) -> Callable[[], tuple[Any, dict[str, tuple[int, ...]]]]:
     def build() -> tuple[Any, dict[str, tuple[int, ...]]]:
-        return getattr(importlib.import_module(f"clevrtex.models.{module}"), model)(), {"image": (3, 128, 128)}
+        kind = getattr(importlib.import_module(f"clevrtex.models.{module}"), model)
+        return kind(**options), {"image": (3, 128, 128)}
 
     return build
+
+
+def of_experiment(name: str) -> Callable[[Any], Any]:
+    """The optimiser of a ClevrTex experiment."""
+
+    def build(model: Any) -> Any:
+        from clevrtex.framework.catalogue import experiment_class
+
+        return experiment_class(name)().build_optimizer(model)
+
+    return build
+
+
+def dtisprites() -> tuple[Any, dict[str, tuple[int, ...]]]:
+    model, shapes = clevrtex("dtisprites", "DTISprites")()
+    model.set_epoch(160)  # from then on all of it takes part
+    return model, shapes
 
 
 BENCHMARKS = {
@@ -71,6 +89,15 @@ BENCHMARKS = {
     "clevrtex-genesisv2": Benchmark(clevrtex("genesisv2", "GenesisV2"), 1, 4.3, 1019),
     "clevrtex-iodine": Benchmark(clevrtex("iodine", "IODINE"), 1, 58, 3231, clip_norm=5.0),
     "clevrtex-effmorl": Benchmark(clevrtex("effmorl", "EffMORL"), 1, 49, 2398, clip_norm=5.0),
+    "clevrtex-gnm": Benchmark(clevrtex("gnm", "GNM"), 2, 0.84, 677, clip_norm=1.0, optimizer="RMSprop"),
+    "clevrtex-space": Benchmark(
+        clevrtex("space", "SPACE"), 2, 9.3, 1540, clip_norm=1.0, optimizer=of_experiment("space")
+    ),
+    "clevrtex-spair": Benchmark(clevrtex("spair", "SPAIR"), 2, 0.95, 550, clip_norm=1.0),
+    "clevrtex-spair-bg4": Benchmark(clevrtex("spair", "SPAIR", background_size=4), 2, 1.0, 550, clip_norm=1.0),
+    "clevrtex-spair-small": Benchmark(clevrtex("spair", "SPAIR", large=False), 2, 5.2, 993, clip_norm=1.0),
+    "clevrtex-dtisprites": Benchmark(dtisprites, 2, 11.1, 1810),
+    "clevrtex-marionette": Benchmark(clevrtex("marionette", "MarioNette"), 2, 24.5, 3450, optimizer="AdamW"),
 }
 
 
@@ -103,6 +130,15 @@ def unit_ms(device: str, now: Callable[[], float]) -> float:
     return statistics.median(times[2:])
 
 
+def make_optimizer(kind: str | Callable[[Any], Any], model: Any) -> Any:
+    import torch
+
+    if callable(kind):
+        return kind(model)
+    fused = {"fused": True} if kind in ("Adam", "AdamW") else {}
+    return getattr(torch.optim, kind)(model.parameters(), lr=1e-4, **fused)
+
+
 def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Median step time, throughput and peak memory of one model, in this process."""
     import torch
@@ -118,8 +154,7 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     batch_size = arguments.batch or benchmark.batch
     torch.manual_seed(0)
     batch = {key: torch.rand(batch_size, *shape, device=device) for key, shape in shapes.items()}
-    fused = {"fused": True} if benchmark.optimizer == "Adam" else {}
-    optimizer = getattr(torch.optim, benchmark.optimizer)(model.parameters(), lr=1e-4, **fused)
+    optimizer = make_optimizer(benchmark.optimizer, model)
     autocast = torch.autocast(device, torch.bfloat16) if arguments.precision == "bf16" else nullcontext()
     now, times = clock(device, torch.get_num_threads()), []
     for step in range(arguments.warmup + arguments.steps):

@@ -12,7 +12,7 @@ from torch import Tensor
 from core.training.checkpoint import CheckpointError, load
 
 VERSION = "pytorch-lightning_version"
-_MODULES = {"g2": "genesisv2"}
+_MODULES = {"g2": "genesisv2", "dtis": "dtisprites", "spair-s": "spair", "spair-b": "spair"}
 """Files here whose names are not those of their models in folders."""
 
 

@@ -1,0 +1,51 @@
+#!/usr/bin/env python3
+"""SPACE on CLEVR, ClevrTex or any other set.
+
+python clevrtex/experiments/space.py run --data 'clevrtex:full-crop-(128,128)'
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from clevrtex.framework.options import Hyperparameters, option
+from clevrtex.framework.program import main
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+@dataclass(kw_only=True)
+class SPACE(Hyperparameters):
+    """SPACE (Lin et al. 2020). The number of slots is that of its cells, 64 at 128x128."""
+
+    name = "space"
+    model = "space:SPACE"
+
+    batch_size: int = option(16)
+    grad_clip: float | None = option(1.0)
+    max_steps: int = option(160_000)
+    fg_std: float = option(0.15, "standard deviation of a pixel of an object")
+    bg_std: float = option(0.15, "standard deviation of a pixel of the background")
+    # No flags: the two optimisers are part of the model's definition.
+    optim: ClassVar[str] = "rmsprop and adam"
+    lr: ClassVar[None] = None
+    learning_rate: ClassVar[float] = 1e-5
+    background_learning_rate: ClassVar[float] = 1e-3
+
+    def model_arguments(self, image_size: tuple[int, int]) -> dict[str, Any]:
+        return {"image_size": image_size, "foreground_std": self.fg_std, "background_std": self.bg_std}
+
+    def build_optimizer(self, model: "nn.Module") -> "torch.optim.Optimizer":
+        """RMSprop for the foreground, Adam for the background."""
+        import torch
+
+        from clevrtex.framework.joint_optimizer import JointOptimizer
+
+        foreground = torch.optim.RMSprop(model.foreground.parameters(), self.learning_rate)
+        background = torch.optim.Adam(model.background.parameters(), self.background_learning_rate, fused=True)
+        return JointOptimizer([foreground, background])
+
+
+if __name__ == "__main__":
+    main(SPACE)
