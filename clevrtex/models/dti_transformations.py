@@ -36,9 +36,9 @@ def sample(
     return found.unflatten(1, pictures.shape[1:3])
 
 
-def lattice(height: int, width: int) -> Float[Tensor, "H W 2"]:
+def lattice(height: int, width: int, device: torch.device | None = None) -> Float[Tensor, "H W 2"]:
     """Positions (x, y) whose outermost ones lie on the frame."""
-    rows, columns = torch.linspace(-1, 1, height), torch.linspace(-1, 1, width)
+    rows, columns = (torch.linspace(-1, 1, size, device=device) for size in (height, width))
     return torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)
 
 
@@ -123,11 +123,12 @@ class Position(nn.Module):
         self, scale: Float[Tensor, "G 1"], shift: Float[Tensor, "G 1"], after: int, before: int
     ) -> Float[Tensor, "G after before"]:
         """Bilinear weights of every old pixel in every new one along one axis."""
-        centres = (2 * torch.arange(after).to(scale) + 1) / after - 1
+        here = {"dtype": scale.dtype, "device": scale.device}
+        centres = (2 * torch.arange(after, **here) + 1) / after - 1
         places = ((scale * centres + shift + 1) * before - 1) / 2
         if self.padding == "border":
             places = places.clamp(0, before - 1)
-        beyond = places[..., None] - torch.arange(before).to(scale)
+        beyond = places[..., None] - torch.arange(before, **here)
         # A place on a pixel belongs to what follows it, as in torch's sampling: that decides its gradient.
         return torch.where(beyond >= 0, 1 - beyond, 1 + beyond) * ((beyond >= -1) & (beyond < 1))
 
@@ -147,7 +148,7 @@ class Projective(nn.Module):
 
     def forward(self, pictures: Float[Tensor, "G N C h w"], beta: Float[Tensor, "G D"]) -> Float[Tensor, "G N C h w"]:
         homography = beta.view(-1, 3, 3) + torch.eye(3, device=beta.device)
-        points = F.pad(lattice(*pictures.shape[-2:]).to(beta.device), (0, 1), value=1.0)
+        points = F.pad(lattice(*pictures.shape[-2:], beta.device), (0, 1), value=1.0)
         x, y, depth = (points.flatten(0, 1) @ homography.transpose(1, 2)).unbind(dim=-1)
         far = depth.abs() > 1e-8
         scale = torch.where(far, 1 / torch.where(far, depth + 1e-8, 1.0), 1.0)

@@ -18,6 +18,8 @@ Uses = list[tuple[Tensor, Tensor]]
 
 def to_repeat(layers: nn.Sequential) -> Callable[[Float[Tensor, "B D_in"]], Float[Tensor, "B D_out"]]:
     """`layers`, to be made once for all their uses in one graph. Gradients are those of plain layers."""
+    if torch.compiler.is_compiling():  # it cannot follow what is noted on the way back
+        return layers
     parts = [_repeated(layer) if isinstance(layer, nn.Linear) else layer for layer in layers]
 
     def apply(values: Float[Tensor, "B D_in"]) -> Float[Tensor, "B D_out"]:
