@@ -37,7 +37,11 @@ class SPACE(Hyperparameters):
         return {"image_size": image_size, "foreground_std": self.fg_std, "background_std": self.bg_std}
 
     def build_optimizer(self, model: "nn.Module") -> "torch.optim.Optimizer":
-        """RMSprop for the foreground, Adam for the background."""
+        """RMSprop for the foreground, Adam for the background, both from the same gradients.
+
+        The original computes all gradients again after RMSprop's step, which doubles the cost: with a closure, the
+        optimiser's `step` does the same.
+        """
         import torch
 
         from clevrtex.framework.joint_optimizer import JointOptimizer

@@ -1,8 +1,9 @@
 """Batch normalisation, and means, over the images of all processes of a training."""
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as distributed
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -11,10 +12,24 @@ def num_processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+class _Mean(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, values: Tensor) -> Tensor:
+        total = values.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total / num_processes()
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        return _Mean.apply(gradient)
+
+
 def mean_over_processes(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """The mean of what all processes of a training hold; gradients flow back to each of them."""
-    count = num_processes()
-    return distributed.all_reduce(values.contiguous()) / count if count > 1 else values
+    """The mean of what all processes of a training hold.
+
+    Gradients are those of the sum of all processes' losses: they flow back to each of them.
+    """
+    return _Mean.apply(values) if num_processes() > 1 else values
 
 
 class BatchNorm2d(nn.BatchNorm2d):

@@ -79,7 +79,7 @@ def test_two_processes_normalise_as_one(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(halves_of_a_batch, (tmp_path, shared, maps.detach()), nprocs=2)
     expected = plain(maps)
     expected.pow(3).mean().backward()
-    parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     torch.testing.assert_close(torch.cat([part["out"] for part in parts]), expected.detach(), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(torch.cat([part["grad"] for part in parts]), maps.grad, rtol=1e-4, atol=1e-6)
     for part in parts:
