@@ -46,7 +46,9 @@ def under_train(terms: Terms) -> Terms:
 
 
 STEPS_BETWEEN_AGREEMENTS = 16
-"""How often several processes ask each other whether one of them was told to stop."""
+SECONDS_BETWEEN_AGREEMENTS = 5.0
+"""How often several processes ask each other whether one of them was told to stop: after so many steps, or sooner if
+steps are slow."""
 
 
 class NonFiniteLoss(Exception):
@@ -106,11 +108,13 @@ class Trainer:
         self.grad_norm = torch.zeros(())
         self._seconds_before = 0.0
         self._began = time.perf_counter()
+        self._agreed_at, self._next_agreement, self._agreement_steps = self._began, 0, 1
 
     def run(self) -> bool:
         """Train. True when `last_step` is done, False when a signal stopped the run; both leave a checkpoint."""
         self.model.train()
-        self._began = time.perf_counter()
+        self._began = self._agreed_at = time.perf_counter()
+        self._next_agreement = self.first_step
         steps = range(self.first_step, self.last_step + 1)
         bar = tqdm(total=self.last_step + 1, initial=self.first_step, disable=not (self._main and self.show_progress))
         with StopSignals() as signals, bar:
@@ -226,15 +230,25 @@ class Trainer:
     def _told_to_stop(self, signals: StopSignals, step: int) -> bool:
         if self.accelerator.num_processes == 1:
             told = signals.received is not None
-        elif step % STEPS_BETWEEN_AGREEMENTS:
+        elif step < self._next_agreement:
             return False
         else:
-            flag = torch.tensor(float(signals.received is not None), device=self.accelerator.device)
-            told = bool(self.accelerator.reduce(flag, "sum") > 0)
+            told = self._agree(signals, step)
         if told and self._main:
             name = signals.received.name if signals.received else "a signal to another process"
             print(f"{name}: saving after step {step} and stopping; the same command continues", file=sys.stderr)
         return told
+
+    def _agree(self, signals: StopSignals, step: int) -> bool:
+        """Whether any process was told to stop; all set the same step at which they ask again."""
+        now = time.perf_counter()
+        per_step = (now - self._agreed_at) / self._agreement_steps
+        own = torch.tensor([float(signals.received is not None), per_step], device=self.accelerator.device)
+        told, per_step = self.accelerator.reduce(own, "mean").tolist()
+        self._agreed_at = now
+        self._agreement_steps = max(1, min(STEPS_BETWEEN_AGREEMENTS, int(SECONDS_BETWEEN_AGREEMENTS / per_step)))
+        self._next_agreement = step + self._agreement_steps
+        return told > 0
 
     def save(self, step: int) -> None:
         """Checkpoint after `step`: everything that the next step depends on, from every process."""

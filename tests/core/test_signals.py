@@ -89,10 +89,20 @@ def test_two_processes_stop_after_the_same_step_when_one_is_told_to(tmp_path):
     code, errors = end(process)
     assert code == STOPPED_EXIT_CODE, errors
     [step] = CheckpointFolder(tmp_path, "toy-state-").steps()
-    assert step % STEPS_BETWEEN_AGREEMENTS == 0
     first, second = (json.loads((tmp_path / f"process-{rank}.json").read_text()) for rank in range(2))
     assert len(first["averages"]) == len(second["averages"]) == step + 1
     assert first["weights"] == second["weights"]
+
+
+def test_two_processes_with_slow_steps_stop_sooner_than_after_sixteen(tmp_path):
+    slow = ["--last-step", 10**6, "--checkpoint-every", 10**6, "--pause", 2.0]
+    process = start("-c", LAUNCH, *TRAIN, tmp_path, *slow, "--batch-size", 4)
+    told = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    code, errors = end(process)
+    assert code == STOPPED_EXIT_CODE, errors
+    assert time.monotonic() - told < STEPS_BETWEEN_AGREEMENTS * 2.0 / 2
+    assert len(CheckpointFolder(tmp_path, "toy-state-").steps()) == 1
 
 
 REPORT = """
