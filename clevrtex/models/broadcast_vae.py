@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from clevrtex.models.iodine_decoder import coordinate_grid
 from clevrtex.models.latents import gaussian
-from clevrtex.models.slot_chunks import split_slots
+from core.nn.slot_chunks import split_slots
 from emorl.models.gaussian import DiagonalGaussian
 
 CHANNELS = 32

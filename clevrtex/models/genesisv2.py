@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from clevrtex.models.genesis_geco import GenesisGECO
 from clevrtex.models.iodine_decoder import coordinate_grid
 from clevrtex.models.monet import mixture_nll
-from clevrtex.models.slot_chunks import split_slots
 from clevrtex.models.unet import UNet
 from core.nn.noise import Noise, ShardedNoise, standard_normal
+from core.nn.slot_chunks import split_slots
 from core.types import Decomposition
 
 SimilarityName = Literal["gaussian", "laplacian", "epanechnikov"]

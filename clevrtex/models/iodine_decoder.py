@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from clevrtex.models.slot_chunks import split_slots
+from core.nn.slot_chunks import split_slots
 
 
 def coordinate_grid(height: int, width: int) -> Float[Tensor, "2 H W"]:

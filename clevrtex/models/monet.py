@@ -14,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from clevrtex.models.iodine_decoder import coordinate_grid
-from clevrtex.models.slot_chunks import split_slots
 from clevrtex.models.unet import UNet
 from core.nn.noise import Noise, ShardedNoise, standard_normal
+from core.nn.slot_chunks import split_slots
 from core.types import Decomposition
 
 KL_WEIGHT = 0.5

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from clevrtex.models.slot_chunks import split_slots
+from core.nn.slot_chunks import split_slots
 
 NUM_GROUPS = 8
 KERNEL = 3

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from clevrtex.models.slot_chunks import split_slots
 from core.nn.noise import Noise, ShardedNoise, standard_normal
 from core.nn.positions import position_grid
 from core.nn.slot_attention import compete
+from core.nn.slot_chunks import split_slots
 from core.types import Decomposition
 
 

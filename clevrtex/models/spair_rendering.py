@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clevrtex.models.glimpses import paste
-from clevrtex.models.slot_chunks import FLOATS_IN_CACHE
+from core.nn.slot_chunks import FLOATS_IN_CACHE
 
 LEAST_WEIGHT = 0.01
 LEAST_TOTAL = 1e-6

@@ -17,11 +17,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from core.nn.positions import position_grid
+from core.nn.slot_chunks import split_slots
 
 DecoderName = Literal["small", "iodine", "big"]
-
-FLOATS_PER_CALL = 2**19
-"""Outputs of one layer per call on the CPU: 2 MiB, the second-level cache of a core. At least one slot goes through."""
 
 
 class Decoding(NamedTuple):
@@ -82,7 +80,7 @@ class BroadcastDecoder(nn.Module):
         self, slot_size: int, grid_size: tuple[int, int], image_size: tuple[int, int], layers: list[nn.Module]
     ):
         super().__init__()
-        self.slots_per_call = max(1, FLOATS_PER_CALL // (layers[-1].in_channels * image_size[0] * image_size[1]))
+        self.floats_per_slot = layers[-1].in_channels * image_size[0] * image_size[1]
         self.position = nn.Linear(4, slot_size)
         self.layers = nn.Sequential(*layers)
         self.register_buffer("grid", position_grid(*grid_size), persistent=False)
@@ -118,8 +116,7 @@ class BroadcastDecoder(nn.Module):
     def forward(self, slots: Float[Tensor, "S D"], terms: tuple[Tensor, ...] | None = None) -> Decoding:
         """RGB in [0, 1] and mask logits of every slot; `terms` come from `shared_terms`."""
         terms = terms or self.shared_terms()
-        slots_per_call = self.slots_per_call if slots.device.type == "cpu" else max(1, len(slots))
-        pictures = [self._draw(few, terms) for few in slots.split(slots_per_call)]
+        pictures = [self._draw(few, terms) for few in split_slots(slots, self.floats_per_slot)]
         pictures = torch.cat(pictures) if len(pictures) > 1 else pictures[0]
         pictures = pictures.float()
         return Decoding(pictures[:, :3].sigmoid(), pictures[:, 3])
