@@ -199,21 +199,9 @@ def write_summary(
 def main(words: Sequence[str]) -> int:
     """Evaluate as the command line says. Exit codes: 0 done, 1 error, 2 misuse, 130 interrupted."""
     arguments = parse_arguments(words)
-    from core.data.errors import DataError
-    from core.training.checkpoint import CheckpointError
+    from clevrtex.framework.outcome import exit_code_of
 
-    try:
-        run(arguments)
-    except (CheckpointError, DataError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"error: {error.filename or '.'}: {error.strerror or error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code_of(lambda: run(arguments) or 0)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from typing import Any
 
 from clevrtex.framework.commandline import UsageError, call
 from clevrtex.framework.options import Hyperparameters, RunOptions, describe, fill
+from clevrtex.framework.outcome import complain, exit_code_of
 
 
 def main(experiment: type[Hyperparameters]) -> None:
@@ -28,7 +29,7 @@ def main(experiment: type[Hyperparameters]) -> None:
     try:
         call(commands, sys.argv[1:])
     except UsageError as error:
-        sys.exit(_complain(error, 2))
+        sys.exit(complain(error, 2))
 
 
 def train(experiment: type[Hyperparameters], flags: dict[str, Any]) -> int:
@@ -36,27 +37,12 @@ def train(experiment: type[Hyperparameters], flags: dict[str, Any]) -> int:
     hparams, options = fill(experiment, flags), fill(RunOptions, flags)
     processes = _settle_devices(options)
     from clevrtex.framework.training import train as train_here
-    from core.data.errors import DataError
-    from core.training.checkpoint import CheckpointError
     from core.training.launch import launch_processes
     from core.training.signals import STOPPED_EXIT_CODE
-    from core.training.trainer import NonFiniteLoss
 
     if processes > 1 and "RANK" not in os.environ:
         return launch_processes(processes, sys.argv)
-    try:
-        finished = train_here(hparams, options, set(flags))
-    except (CheckpointError, DataError, NonFiniteLoss, ValueError) as error:
-        return _complain(error, 1)
-    except OSError as error:
-        return _complain(f"{error.filename or '.'}: {error.strerror or error}", 1)
-    except RuntimeError as error:
-        if "closed by peer" in str(error):  # as gloo puts it
-            return _complain("another process of this run has failed; its message says why", 1)
-        if "nan values" in str(error):
-            return _complain(f"{error}. The lines above it say which operation; lower the learning rate", 1)
-        raise
-    return 0 if finished else STOPPED_EXIT_CODE
+    return exit_code_of(lambda: 0 if train_here(hparams, options, set(flags)) else STOPPED_EXIT_CODE)
 
 
 def _settle_devices(options: RunOptions) -> int:
@@ -87,8 +73,3 @@ def _settle_devices(options: RunOptions) -> int:
     if isinstance(gpus, list) and len(gpus) > 1:
         raise UsageError(f"--gpus {options.gpus}: several devices need --ddp")
     return 1
-
-
-def _complain(error: object, code: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return code

@@ -21,28 +21,18 @@ def main(words: Sequence[str]) -> int:
     arguments = training_arguments(MODULE, __doc__, words)
     if arguments.cuda is False:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    from clevrtex.framework.outcome import exit_code_of
     from clevrtex.marionet.training import folder_of, train
-    from core.data.errors import DataError
-    from core.training.checkpoint import CheckpointError
     from core.training.launch import launch_processes
     from core.training.signals import STOPPED_EXIT_CODE
-    from core.training.trainer import NonFiniteLoss
 
-    try:
+    def work() -> int:
         folder = folder_of(arguments)
         if arguments.gpus > 1 and "RANK" not in os.environ:
             return launch_processes(arguments.gpus, ["-m", MODULE, *words, "--checkpoint_dir", str(folder)])
-        finished = train(arguments, folder)
-    except (CheckpointError, DataError, NonFiniteLoss, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"error: {error.filename or '.'}: {error.strerror or error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
-        return 130
-    return 0 if finished else STOPPED_EXIT_CODE
+        return 0 if train(arguments, folder) else STOPPED_EXIT_CODE
+
+    return exit_code_of(work)
 
 
 if __name__ == "__main__":
