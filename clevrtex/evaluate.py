@@ -199,7 +199,7 @@ def write_summary(
 def main(words: Sequence[str]) -> int:
     """Evaluate as the command line says. Exit codes: 0 done, 1 error, 2 misuse, 130 interrupted."""
     arguments = parse_arguments(words)
-    from clevrtex.framework.outcome import exit_code_of
+    from core.outcome import exit_code_of
 
     return exit_code_of(lambda: run(arguments) or 0)
 

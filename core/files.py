@@ -1,9 +1,11 @@
-"""Files that a reader finds whole or not at all."""
+"""Files that a reader finds whole or not at all, and folders that one process has to itself."""
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 
 @contextmanager
@@ -23,3 +25,14 @@ def replacing(path: str | Path, durable: bool = False) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def occupy(folder: Path) -> IO | None:
+    """Lock a folder until the file that is returned closes; None if another process has it."""
+    lock = (folder / ".lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    return lock

@@ -1,15 +1,16 @@
 """Where the results of an experiment lie: `output/<data>/<model>/<tag>`, and how a run finds its earlier ones."""
 
 import base64
-import fcntl
 import os
 import shutil
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
+
+from core.files import occupy
 
 OUTPUT = Path("output")
 CHECKPOINTS = "checkpoints"
@@ -76,17 +77,6 @@ def unfinished_run(root: Path, name: str, hparams: Mapping[str, Any]) -> Path | 
 def folder_of(checkpoint: Path) -> Path:
     """The run that a checkpoint belongs to."""
     return checkpoint.parent.parent if checkpoint.parent.name == CHECKPOINTS else checkpoint.parent
-
-
-def occupy(folder: Path) -> IO | None:
-    """Lock a run's folder until the file that is returned closes; None if another process has it."""
-    lock = (folder / ".lock").open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        return None
-    return lock
 
 
 def read_hparams(folder: Path) -> dict[str, Any]:

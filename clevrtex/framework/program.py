@@ -6,7 +6,7 @@ from typing import Any
 
 from clevrtex.framework.commandline import UsageError, call
 from clevrtex.framework.options import Hyperparameters, RunOptions, describe, fill
-from clevrtex.framework.outcome import complain, exit_code_of
+from core.outcome import complain, exit_code_of
 
 
 def main(experiment: type[Hyperparameters]) -> None:

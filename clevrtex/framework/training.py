@@ -29,7 +29,7 @@ from clevrtex.framework.scheduled_values import ScheduledValues
 from clevrtex.framework.validation import training_scalars
 from clevrtex.framework.validator import SANITY_BATCHES, Validator, at_most
 from core.data.loader import Batch, TrainingLoader
-from core.files import replacing
+from core.files import occupy, replacing
 from core.nn.noise import ShardedNoise, derive_seed
 from core.runs import RunRecord
 from core.training.checkpoint import CheckpointError, State, config_differences, load_weights
@@ -56,7 +56,7 @@ def train(hparams: Hyperparameters, options: RunOptions, given: set[str]) -> boo
     torch.autograd.set_detect_anomaly(bool(options.detect_anomaly))
     plan = _agree(accelerator, lambda: make_plan(hparams, options, accelerator.num_processes > 1))
     lock = None
-    if accelerator.is_main_process and (lock := folders.occupy(plan.folder)) is None:
+    if accelerator.is_main_process and (lock := occupy(plan.folder)) is None:
         raise CheckpointError(f"{plan.folder}: another process is training there. Wait for it, or pass --resume False")
     found = read(plan.checkpoint) if plan.checkpoint else None
     if found:
@@ -328,8 +328,8 @@ class Run:
         print(f"{model}\n{sum(value.numel() for value in model.parameters()):,} parameters")
 
     def _tune(self, model: nn.Module, loader: TrainingLoader) -> None:
-        batches = self._recoloured(loader, 0)
-        suggestion, table = range_test(model, self.hparams.optim, batches, self.accelerator, self.hparams.grad_clip)
+        optim, batches = self.hparams.range_tested(), self._recoloured(loader, 0)
+        suggestion, table = range_test(model, optim, batches, self.accelerator, self.hparams.grad_clip)
         if self.is_main:
             print(table)
             print(f"suggested: --learning_rate {suggestion:.3g}")

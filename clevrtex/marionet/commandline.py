@@ -1,9 +1,9 @@
 """The flags of MarioNette's own commands; nothing here imports torch, so that a misspelt one is answered at once."""
 
 import argparse
-import difflib
 from collections.abc import Sequence
-from typing import Any, NoReturn
+
+from core.commandline import StrictParser, natural, positive
 
 REFUSED = {
     "shuffle_all": "the original stops with an error, and no paper says what it should do",
@@ -19,58 +19,6 @@ REFUSED = {
     "port": "had no effect; no Visdom is asked",
 }
 """Flags of the original that crash or do nothing, and what to do instead."""
-
-
-class StrictParser(argparse.ArgumentParser):
-    """Hyphens and underscores in flags are equal; an unknown flag ends the process with the nearest name."""
-
-    def __init__(self, module: str, description: str):
-        summary, _, rest = description.partition("\n\n")
-        super().__init__(
-            prog=f"python -m {module}",
-            description=summary,
-            epilog=rest,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-
-    def refuse(self, flag: str, why: str) -> None:
-        self.add_argument(
-            f"--{flag}", nargs="*", action=_Refusal, const=why, default=argparse.SUPPRESS, help=argparse.SUPPRESS
-        )
-
-    def parse(self, words: Sequence[str]) -> argparse.Namespace:
-        arguments, unknown = self.parse_known_args([_with_underscores(word) for word in words])
-        if unknown:
-            offered = (action for action in self._actions if not isinstance(action, _Refusal))
-            flags = [flag for action in offered for flag in action.option_strings if flag.startswith("--")]
-            near = difflib.get_close_matches(unknown[0].partition("=")[0], flags, 1, cutoff=0.5)
-            self.error(f"no flag {unknown[0]!r}" + (f"; did you mean {near[0]!r}?" if near else "; see --help"))
-        return arguments
-
-
-class _Refusal(argparse.Action):
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None
-    ) -> NoReturn:
-        parser.error(f"{option}: {self.const}")
-
-
-def _with_underscores(word: str) -> str:
-    flag, equals, value = word.partition("=")
-    return "--" + flag[2:].replace("-", "_") + equals + value if word.startswith("--") else word
-
-
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text!r}")
-    return int(text)
-
-
-def natural(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, found {text!r}")
-    return int(text)
 
 
 _NUMBERS = (
@@ -108,7 +56,7 @@ _SWITCHES = (
 
 def training_arguments(module: str, description: str, words: Sequence[str]) -> argparse.Namespace:
     """The command line of a training. Ends the process if it cannot be understood."""
-    parser = StrictParser(module, description)
+    parser = StrictParser(f"-m {module}", description)
     parser.add_argument("--data", required=True, metavar="SPEC", help="data string, as in clevrtex:full-crop-(128,128)")
     parser.add_argument("--tag", default="test", help="name of the run, if there is no --checkpoint_dir")
     for flag, metavar, what in _TEXTS:

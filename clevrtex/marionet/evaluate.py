@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clevrtex.marionet.commandline import StrictParser, positive
+from core.commandline import StrictParser, positive
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +30,7 @@ SEED = 2
 
 def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     """The command line. Ends the process if it cannot be understood."""
-    parser = StrictParser(MODULE, __doc__)
+    parser = StrictParser(f"-m {MODULE}", __doc__)
     parser.add_argument("run", metavar="RUN", type=Path, help="folder of a training, or a checkpoint in its model/")
     parser.add_argument(
         "--load_bg",
@@ -92,14 +92,12 @@ def open_marionette(arguments: argparse.Namespace, device: "torch.device") -> "T
 def _open_original(arguments: argparse.Namespace, path: Path, results: Path, device: "torch.device") -> "Trained":
     from clevrtex.framework.trained import Trained
     from clevrtex.models.marionette import MarioNette
-    from clevrtex.original.marionette import arguments_of, read_background, read_model
+    from clevrtex.original.marionette import arguments_of, read_both
     from core.training.checkpoint import load_weights
 
     if not arguments.data:
         raise ValueError(f"{path}: of the original code, which does not write down its data. Name them with --data")
-    beside = path.parent.parent / "bg" / path.name
-    background = arguments.load_bg or (beside if beside.is_file() else None)
-    weights = read_model(path) | (read_background(background) if background else {})
+    weights = read_both(path, arguments.load_bg)
     found = arguments_of(weights, **({"side": arguments.canvas_size} if arguments.canvas_size else {}))
     model = MarioNette(**found)
     load_weights(model, weights, path)
@@ -122,7 +120,7 @@ def _open_original(arguments: argparse.Namespace, path: Path, results: Path, dev
 def main(words: Sequence[str]) -> int:
     """Evaluate as the command line says. Exit codes: 0 done, 1 error, 2 misuse, 130 interrupted."""
     arguments = parse_arguments(words)
-    from clevrtex.framework.outcome import exit_code_of
+    from core.outcome import exit_code_of
 
     return exit_code_of(lambda: run(arguments) or 0)
 

@@ -21,8 +21,8 @@ def main(words: Sequence[str]) -> int:
     arguments = training_arguments(MODULE, __doc__, words)
     if arguments.cuda is False:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    from clevrtex.framework.outcome import exit_code_of
     from clevrtex.marionet.training import folder_of, train
+    from core.outcome import exit_code_of
     from core.training.launch import launch_processes
     from core.training.signals import STOPPED_EXIT_CODE
 

@@ -21,6 +21,7 @@ from clevrtex.marionet.pictures import training_pictures
 from clevrtex.models.marionette import MarioNette
 from clevrtex.original.marionette import read_background, read_model
 from core.data.loader import BatchSource, TrainingLoader
+from core.files import occupy
 from core.nn.noise import ShardedNoise, derive_seed
 from core.runs import RunRecord
 from core.training.checkpoint import CheckpointError, State, config_differences, load_weights
@@ -79,7 +80,7 @@ def _is_free(folder: Path, config: dict[str, Any]) -> bool:
     """Whether a run with this config can begin or go on there."""
     if not folder.exists():
         return True
-    lock = folders.occupy(folder)
+    lock = occupy(folder)
     if lock is None:
         return False
     lock.close()
@@ -97,7 +98,7 @@ def train(arguments: Namespace, folder: Path) -> bool:
     if accelerator.is_main_process:
         is_fresh = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
-        lock = folders.occupy(folder)
+        lock = occupy(folder)
         if lock is None:
             raise CheckpointError(f"{folder}: another process is training there. Wait for it, or take another folder")
     found = EpochFiles(folder).newest()

@@ -17,6 +17,7 @@ from clevrtex.framework.options import Hyperparameters, RunOptions, describe, fi
 from clevrtex.framework.scheduled_values import ScheduledValues
 from clevrtex.framework.training import collecting_garbage, num_workers, seed_of
 from clevrtex.framework.validator import at_most
+from core.files import occupy
 from core.training.checkpoint import CheckpointError, load
 from core.training.launch import make_accelerator
 
@@ -50,8 +51,8 @@ def test_only_an_unfinished_run_with_the_same_flags_goes_on(tmp_path: Path):
     done, other, open_run = write("d/m/x", "x"), write("d/m/x", "y"), write("d/m/x", "x")
     folders.finish(done, succeeded=True)
     assert folders.unfinished_run(tmp_path, "d/m/x", wanted) == open_run / "checkpoints/last.ckpt"
-    lock = folders.occupy(open_run)
-    assert folders.occupy(open_run) is None
+    lock = occupy(open_run)
+    assert occupy(open_run) is None
     assert folders.unfinished_run(tmp_path, "d/m/x", wanted) is None, "a process works at it"
     lock.close()
     folders.finish(open_run, succeeded=False)

@@ -1,0 +1,58 @@
+"""Strict command lines on argparse; nothing here imports torch, so that a misspelt flag is answered at once."""
+
+import argparse
+import difflib
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+
+class StrictParser(argparse.ArgumentParser):
+    """Hyphens and underscores in flags are equal; an unknown flag ends the process with the nearest name."""
+
+    def __init__(self, program: str, description: str):
+        summary, _, rest = description.partition("\n\n")
+        super().__init__(
+            prog=f"python {program}",
+            description=summary,
+            epilog=rest,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def refuse(self, flag: str, why: str) -> None:
+        self.add_argument(
+            f"--{flag}", nargs="*", action=_Refusal, const=why, default=argparse.SUPPRESS, help=argparse.SUPPRESS
+        )
+
+    def parse(self, words: Sequence[str]) -> argparse.Namespace:
+        arguments, unknown = self.parse_known_args([_with_underscores(word) for word in words])
+        if unknown:
+            offered = (action for action in self._actions if not isinstance(action, _Refusal))
+            flags = [flag for action in offered for flag in action.option_strings if flag.startswith("--")]
+            near = difflib.get_close_matches(unknown[0].partition("=")[0], flags, 1, cutoff=0.5)
+            self.error(f"no flag {unknown[0]!r}" + (f"; did you mean {near[0]!r}?" if near else "; see --help"))
+        return arguments
+
+
+class _Refusal(argparse.Action):
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None
+    ) -> NoReturn:
+        parser.error(f"{option}: {self.const}")
+
+
+def _with_underscores(word: str) -> str:
+    flag, equals, value = word.partition("=")
+    return "--" + flag[2:].replace("-", "_") + equals + value if word.startswith("--") else word
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text!r}")
+    return int(text)
+
+
+def natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, found {text!r}")
+    return int(text)
