@@ -19,7 +19,7 @@ from torch import Tensor
 from core.data.clip_reader import ClipReader, video_folders
 from core.data.clips import block_starts, every_start, first_start
 from core.data.errors import DataError
-from core.data.video import decoded_once, read_picture, resize_labels
+from core.data.video import decoded_once, read_label_maps, read_picture, resize_labels
 
 LEVELS = ("A", "B", "C", "D", "E", "Solid", "Tex")
 STEVE_LEVELS = ("Solid", "Tex")
@@ -91,15 +91,17 @@ class Movi(ClipReader):
     @cached_property
     def _labels(self) -> np.ndarray:
         """[V, L, H, W] uint8 instance indices as they are on disk."""
-        read_labels = _read_object_masks if self.is_steve else _read_label_maps
-        count = len(self.stems)
+        count, size = len(self.stems), self.image_size
+        stems = [f"{number:08d}_mask_00" if self.is_steve else f"{number:06d}_mask" for number in range(count)]
         return decoded_once(
             self.path,
-            "masks-" + "x".join(map(str, self.image_size)),
+            "masks-" + "x".join(map(str, size)),
             self.sources,
-            (count, *self.image_size),
-            partial(read_labels, count=count, size=self.image_size),
-            [f"{number:08d}_mask_00" if self.is_steve else f"{number:06d}_mask" for number in range(count)],
+            (count, *size),
+            partial(_read_object_masks, count=count, size=size)
+            if self.is_steve
+            else partial(read_label_maps, stems=stems, size=size),
+            stems,
         )
 
 
@@ -108,15 +110,6 @@ def numbered_without_gaps(labels: UInt8[np.ndarray, "T H W"], as_original: bool 
     occurs = np.bincount(labels.ravel(), minlength=256) > 0
     occurs[0] |= not as_original
     return (np.cumsum(occurs) - 1).astype(np.uint8)[labels]
-
-
-def _read_label_maps(folder: Path, count: int, size: tuple[int, int]) -> UInt8[np.ndarray, "T H W"]:
-    """`%06d_mask.png` of the first `count` frames."""
-    labels = []
-    for number in range(count):
-        picture = read_picture(folder / f"{number:06d}_mask.png", "L")
-        labels.append(resize_labels(picture[None], size)[0])
-    return np.stack(labels)
 
 
 def _read_object_masks(folder: Path, count: int, size: tuple[int, int]) -> UInt8[np.ndarray, "T H W"]:

@@ -177,6 +177,11 @@ def resize_labels(labels: UInt8[np.ndarray, "T H W"], size: tuple[int, int]) -> 
     return functional.interpolate(torch.from_numpy(labels)[None], size, mode="nearest")[0].numpy()
 
 
+def read_label_maps(folder: Path, stems: Sequence[str], size: tuple[int, int]) -> UInt8[np.ndarray, "T h w"]:
+    """The PNG files `stems` of instance indices in `folder`, resized."""
+    return np.stack([resize_labels(read_picture(folder / f"{stem}.png", "L")[None], size)[0] for stem in stems])
+
+
 def decoded_once(
     path: Path,
     recipe: str,

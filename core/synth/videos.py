@@ -63,7 +63,7 @@ OBJ3D_FOV = 38.0  # what CLEVR's camera sees of the height of its picture, and a
 def make_obj3d(
     index: int, *, seed: int, frames: int, fps: float, width: int, height: int, samples: int, fewest: int, most: int
 ) -> Files:
-    """test_{k}.png, k from 1, of one video, and scene.json with what happened."""
+    """test_{k}.png and mask_{k}.png, k from 1, of one video, and scene.json with what happened."""
     rng = sample_rng(seed, "obj3d", index)
     things, bodies = draw_collision(rng, fewest, most)
     objects = tuple(thing.place() for thing in things)
@@ -74,6 +74,7 @@ def make_obj3d(
     split, number = split_of(index, ("train", "val", "test"))
     folder = f"{split}/{number:06d}"
     files = {f"{folder}/test_{k}.png": png(picture.image) for k, picture in enumerate(pictures, start=1)}
+    files |= {f"{folder}/mask_{k}.png": png(picture.index) for k, picture in enumerate(pictures, start=1)}
     return files | {f"{folder}/scene.json": describe(scene, motion, [vars(thing) for thing in things], fps)}
 
 

@@ -72,6 +72,17 @@ def test_whole_videos_are_one_frame_longer(root, offset, frames):
     np.testing.assert_array_equal(video, np.stack([expected_clip(name, 0, frames, offset) for name in FOLDERS]))
 
 
+def test_masks_come_beside_the_frames_or_are_missed(root):
+    with pytest.raises(DataError, match=r"no mask_1\.png.*read without masks"):
+        open_reader(root, "val", masks=True)
+    labels = np.random.default_rng(0).integers(0, 5, (3, LENGTH + 1, SIDE, SIDE), dtype=np.uint8)
+    for name, video in zip(FOLDERS, labels):
+        for number, picture in enumerate(video, start=1):
+            Image.fromarray(picture).save(root / "val" / name / f"mask_{number}.png")
+    mask = open_reader(root, "val", size=(SIDE, SIDE), masks=True).read(np.array([2, 0]))["mask"]
+    np.testing.assert_array_equal(mask, labels[[2, 0], :4])
+
+
 def test_frames_keep_their_size_if_asked(root):
     video = open_reader(root, "val", size=(SIDE, SIDE)).read(np.array([1]))["video"][0]
     np.testing.assert_array_equal(video, VIDEOS["10"][1:5].transpose(0, 3, 1, 2))

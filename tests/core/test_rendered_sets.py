@@ -187,6 +187,9 @@ def test_obj3d_is_read(run: Runner, tmp_path: Path):
     assert batch["video"].shape == (2, 4, 3, 64, 64)
     moving = (batch["video"][:, 1:].int() - batch["video"][:, :-1].int()).abs() > 40
     assert moving.any(), "something slides in"
+    masks = Obj3D(tmp_path / "OBJ3D", "train", 4, video_len=7, masks=True).read(np.array([0, 31]))["mask"]
+    assert masks.shape == (2, 4, 64, 64)
+    assert 2 <= int(masks.max()) <= len(json.loads((tmp_path / "OBJ3D/train/000000/scene.json").read_text())["objects"])
     described = json.loads((tmp_path / "OBJ3D/train/000000/scene.json").read_text())
     positions = np.array(described["positions"])
     assert positions.shape[0] == 8
