@@ -72,8 +72,10 @@ class Trainer:
 
     Everything random follows from `seed`: step s of process r starts from the seed (seed, s, r). `batches(s)` gives the
     batches from step s on. `schedule` multiplies the learning rates that the optimiser came with, or gives one factor
-    for each of its parameter groups. With `accumulate` > 1 a batch goes through in that many equal parts, which see the
-    same `model.noise` as the whole. `extra_state` is stored in every checkpoint.
+    for each of its parameter groups. `checkpoint_every` so many steps, or after those of which it says so, there is a
+    checkpoint. Every `log_every` steps the terms of that step are logged, or with `log_means` their means since the
+    last time. With `accumulate` > 1 a batch goes through in that many equal parts, which see the same `model.noise` as
+    the whole. `extra_state` is stored in every checkpoint.
     """
 
     model: nn.Module
@@ -82,7 +84,7 @@ class Trainer:
     accelerator: Accelerator
     last_step: int
     checkpoints: Checkpoints
-    checkpoint_every: int
+    checkpoint_every: int | Callable[[int], bool]
     seed: int = 0
     schedule: Schedule = constant
     clip_norm: float | None = None
@@ -91,6 +93,7 @@ class Trainer:
     hooks: Sequence[tuple[int, Hook]] = ()
     tracker: Tracker | None = None
     log_every: int = 100
+    log_means: bool = False
     scalars_of: Callable[[Terms], Mapping[str, Tensor]] = under_train
     extra_scalars: Callable[[], dict[str, Any]] = dict
     extra_state: State = field(default_factory=dict)
@@ -109,6 +112,8 @@ class Trainer:
         self._seconds_before = 0.0
         self._began = time.perf_counter()
         self._agreed_at, self._next_agreement, self._agreement_steps = self._began, 0, 1
+        self._since_log: Terms = {}
+        self._steps_since_log = 0
 
     def run(self) -> bool:
         """Train. True when `last_step` is done, False when a signal stopped the run; both leave a checkpoint."""
@@ -120,8 +125,10 @@ class Trainer:
         with StopSignals() as signals, bar:
             for step, batch in zip(steps, self.batches(self.first_step)):
                 terms = self.step(step, batch)
+                if self.log_means:
+                    self._accumulate(terms)
                 if step % self.log_every == 0:
-                    self._log(step, terms, bar)
+                    self._log(step, self._means() if self.log_means else terms, bar)
                 for every, hook in self.hooks:
                     if self._main and step % every == 0:
                         hook(step, batch)
@@ -130,13 +137,18 @@ class Trainer:
                 is_last = step == self.last_step
                 validated = self.validate is not None and (is_last or (step + 1) % self.validate_every == 0)
                 done = (validated and self.validate(step)) or is_last
-                if stop or done or validated or (step > 0 and step % self.checkpoint_every == 0):
+                if stop or done or validated or self._is_checkpoint(step):
                     self.save(step)
                 if done:
                     break
                 if stop:
                     return False
         return True
+
+    def _is_checkpoint(self, step: int) -> bool:
+        if callable(self.checkpoint_every):
+            return self.checkpoint_every(step)
+        return step > 0 and step % self.checkpoint_every == 0
 
     def step(self, step: int, batch: dict[str, Tensor]) -> Terms:
         """One optimiser step; returns the terms of the loss, averaged over processes if a controller needs them."""
@@ -190,6 +202,15 @@ class Trainer:
             return terms
         values = self.accelerator.reduce(torch.stack(list(terms.values())), "mean")
         return dict(zip(terms, values))
+
+    def _accumulate(self, terms: Terms) -> None:
+        self._since_log = {name: self._since_log.get(name, 0) + value for name, value in terms.items()}
+        self._steps_since_log += 1
+
+    def _means(self) -> Terms:
+        means = {name: value / self._steps_since_log for name, value in self._since_log.items()}
+        self._since_log, self._steps_since_log = {}, 0
+        return means
 
     def _log(self, step: int, terms: Terms, bar: tqdm) -> None:
         self._stop_if_bad()
@@ -254,6 +275,8 @@ class Trainer:
         """Checkpoint after `step`: everything that the next step depends on, from every process."""
         self._stop_if_bad()
         generators = _generator_states(self.accelerator)
+        if self._since_log:
+            self._since_log = self._average(self._since_log)
         if not self._main:
             return
         if self.tracker:
@@ -267,6 +290,7 @@ class Trainer:
             "scaler": scaler.state_dict() if scaler else None,
             "generators": generators,
             "seed": self.seed,
+            "since_log": {"steps": self._steps_since_log, "terms": self._since_log},
             **self.extra_state,
         }
         self.checkpoints.save(step, state)
@@ -279,6 +303,9 @@ class Trainer:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         if generators := state.get("generators"):
             _restore_generators(generators, self.accelerator)
+        if since_log := state.get("since_log"):
+            self._steps_since_log = since_log["steps"]
+            self._since_log = {key: value.to(self.accelerator.device) for key, value in since_log["terms"].items()}
         self._seconds_before = state.get("seconds", 0.0)
         self.first_step = state["step"] + 1
 

@@ -287,6 +287,21 @@ def test_validations_come_after_their_steps_and_may_end_the_training(tmp_path):
     assert called == [5, 7], "and after the last"
 
 
+def test_means_since_the_last_log_survive_an_interruption(tmp_path):
+    make_trainer(tmp_path / "every", 12).run()
+    losses = [row["train/loss"] for row in rows(tmp_path / "every")]
+    settings = {"log_every": 5, "log_means": True, "checkpoint_every": lambda step: step == 7}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    make_trainer(whole, 12, **settings).run()
+    assert [row["step"] for row in rows(whole)] == [0, 5, 10]
+    expected = [losses[0], sum(losses[1:6]) / 5, sum(losses[6:11]) / 5]
+    assert [row["train/loss"] for row in rows(whole)] == pytest.approx(expected, rel=1e-6)
+    make_trainer(parts, 7, **settings).run()
+    assert make_trainer(parts, 12, **settings).first_step == 8
+    make_trainer(parts, 12, **settings).run()
+    assert rows(parts) == rows(whole)
+
+
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory, run) -> Path:
     """The toy trained by two processes with half the batch each."""
