@@ -1,5 +1,10 @@
-"""One process or many: what `accelerate launch`, `torchrun` and a plain `python` have in common."""
+"""One process or many: what `accelerate launch`, `torchrun` and a plain `python` have in common.
 
+`python -m core.training.launch --processes N script.py ...` starts N processes as `torchrun` does, but hands stop
+signals on to them and ends with their exit code, so that a scheduler learns that they have saved.
+"""
+
+import argparse
 import ctypes
 import os
 import signal
@@ -8,6 +13,8 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 import torch
@@ -57,19 +64,44 @@ def end_processes(accelerator: Accelerator) -> None:
     accelerator.end_training()
 
 
-def launch_processes(count: int, arguments: list[str]) -> int:
+def launch_processes(count: int, arguments: list[str], nodes: int = 1, node: int = 0) -> int:
     """Run the script and options in `arguments` as `count` processes of this machine; their exit code.
 
     They meet at MASTER_PORT, or at a free port. Stop signals reach all of them. When one fails the others are killed.
+    With several `nodes` each starts its own; they meet at MASTER_ADDR and MASTER_PORT, which is on node 0.
     """
+    if nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+        raise ValueError("several nodes need MASTER_ADDR and MASTER_PORT: an address and a free port of node 0")
     shared = {
         "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count)),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(_free_port()),
         **os.environ,
-        "WORLD_SIZE": str(count),
+        "WORLD_SIZE": str(nodes * count),
         "LOCAL_WORLD_SIZE": str(count),
     }
+    with _children() as processes:
+        for rank in range(count):
+            own = shared | {"RANK": str(node * count + rank), "LOCAL_RANK": str(rank)}
+            processes.append(subprocess.Popen([sys.executable, *arguments], env=own, preexec_fn=_die_with_parent))
+        while True:
+            codes = [process.poll() for process in processes]
+            failed = [code for code in codes if code not in (None, 0, STOPPED_EXIT_CODE)]
+            if failed or None not in codes:
+                return failed[0] if failed else max(codes)
+            time.sleep(0.05)
+
+
+def run_process(arguments: list[str]) -> int:
+    """Run the script and options in `arguments`; its exit code. Stop signals reach it in place of this process."""
+    with _children() as processes:
+        processes.append(subprocess.Popen([sys.executable, *arguments], preexec_fn=_die_with_parent))
+        return processes[0].wait()
+
+
+@contextmanager
+def _children() -> Iterator[list[subprocess.Popen]]:
+    """A list to put processes into, which get the stop signals of this one, and are killed in the end."""
     processes: list[subprocess.Popen] = []
 
     def pass_on(number: int, frame: FrameType | None) -> None:
@@ -78,15 +110,7 @@ def launch_processes(count: int, arguments: list[str]) -> int:
 
     before = {number: signal.signal(number, pass_on) for number in StopSignals.SIGNALS}
     try:
-        for rank in range(count):
-            own = shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            processes.append(subprocess.Popen([sys.executable, *arguments], env=own, preexec_fn=_die_with_parent))
-        while True:
-            codes = [process.poll() for process in processes]
-            failed = [code for code in codes if code not in (None, 0, STOPPED_EXIT_CODE)]
-            if failed or None not in codes:
-                return failed[0] if failed else max(codes)
-            time.sleep(0.05)
+        yield processes
     finally:
         for process in processes:
             process.kill()
@@ -105,3 +129,32 @@ def _die_with_parent() -> None:
     """Have Linux kill this process if the one that started it is killed, so that a restart never runs beside it."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Launch the script of a command line; its exit code, or as a shell says it, 128 + the signal that killed it."""
+    parser = argparse.ArgumentParser(prog="python -m core.training.launch", allow_abbrev=False)
+    parser.add_argument("--processes", type=int, required=True, help="processes on this node")
+    parser.add_argument("--nodes", type=int, default=1, help="nodes, each with a launcher of its own")
+    parser.add_argument("--node", type=int, help="number of this node (default: of the Slurm task that this is)")
+    parser.add_argument("script", nargs=argparse.REMAINDER, help="Python file and its arguments")
+    options = parser.parse_args(arguments)
+    if not options.script:
+        parser.error("expected a Python file and its arguments at the end")
+    node = options.node
+    if node is None:
+        node = int(os.environ.get("SLURM_PROCID", "0")) if options.nodes > 1 else 0
+    if options.processes < 1 or not 0 <= node < options.nodes:
+        parser.error(
+            "expected --processes above 0 and --node from 0 to --nodes - 1, "
+            f"found {options.processes} processes, node {node} of {options.nodes}"
+        )
+    try:
+        code = launch_processes(options.processes, options.script, options.nodes, node)
+    except ValueError as error:
+        parser.error(str(error))
+    return code if code >= 0 else 128 - code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -38,3 +38,41 @@ def warmup_then_cosine(warmup: int, total: int, floor: float = 0.0) -> Schedule:
         return floor + (1 - floor) * 0.5 * (1 + cos(pi * progress))
 
     return factor
+
+
+def cosine_with_restarts(
+    cycle: int,
+    warmup: float,
+    floor: float | Sequence[float] = 0.0,
+    cycle_mult: float = 1.0,
+    gamma: float = 1.0,
+    restarts: bool = True,
+) -> Schedule:
+    """From `floor` linearly to the peak over `warmup` steps, by half a cosine back to it at step `cycle`, and again.
+
+    The schedule of SlotFormer's trainer. `floor` is a share of the base rate, one for all parameter groups or one for
+    each; `warmup` may be a fraction of a step. The cosine of each cycle is `cycle_mult` times as long as that before
+    (rounded down), its peak `gamma` times as high. Step 0 has the floor, also without a warm-up. Without `restarts` it
+    stays at the floor after the first cycle.
+    """
+
+    def share(step: int) -> tuple[float, float]:
+        """The peak of the step's cycle, and how far from floor to peak it is."""
+        position, length, peak = float(step), float(cycle), 1.0
+        if step == 0 or (step >= cycle and not restarts):
+            return peak, 0.0
+        while position >= length:
+            position -= length
+            length = int((length - warmup) * cycle_mult) + warmup
+            peak *= gamma
+        if position < warmup:
+            return peak, position / warmup
+        return peak, 0.5 * (1 + cos(pi * (position - warmup) / (length - warmup)))
+
+    def factor(step: int) -> float | Sequence[float]:
+        peak, part = share(step)
+        if isinstance(floor, Sequence):
+            return [low + (peak - low) * part for low in floor]
+        return floor + (peak - floor) * part
+
+    return factor

@@ -3,10 +3,15 @@
 import os
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 
 STOPPED_EXIT_CODE = 75
 """`EX_TEMPFAIL`: the run was asked to stop, has saved, and continues when the same command is started again."""
+
+
+SECONDS_OF_ECHOES = 0.5
+"""Slurm tells every process of a job, and launchers hand on what they were told: copies until then are one signal."""
 
 
 class StopSignals:
@@ -23,6 +28,8 @@ class StopSignals:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number)
+        signal.signal(number, signal.SIG_IGN)
+        time.sleep(SECONDS_OF_ECHOES)
         signal.signal(number, signal.SIG_DFL)
 
     def __exit__(

@@ -1,5 +1,6 @@
-"""Scalars and pictures of a training: TensorBoard, a JSON-lines file, and Weights & Biases when asked."""
+"""Scalars, pictures and videos of a training: TensorBoard, a JSON-lines file, and Weights & Biases when asked."""
 
+import io
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -8,8 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+
+from core.viz.gifs import encode_gif
 
 Scalars = Mapping[str, Tensor | float]
 
@@ -53,6 +58,17 @@ class Tracker:
             import wandb
 
             self._wandb.log({name: wandb.Image(image)}, step=step)
+
+    def video(self, step: int, name: str, frames: UInt8[Tensor, "T 3 H W"], fps: float) -> None:
+        """An animated gif, which TensorBoard plays among its images. Raises ValueError for more than 50 fps."""
+        encoded = encode_gif(frames.permute(0, 2, 3, 1).contiguous().cpu().numpy(), fps)
+        height, width = frames.shape[-2:]
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encoded)
+        self._writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
+        if self._wandb:
+            import wandb
+
+            self._wandb.log({name: wandb.Video(io.BytesIO(encoded), format="gif")}, step=step)
 
     def flush(self) -> dict[str, float]:
         """Write what waits; returns the newest row, with its `step`, or nothing."""

@@ -4,7 +4,7 @@ from math import cos, pi
 
 import pytest
 
-from core.training.schedules import constant, warmup_then_cosine, warmup_then_decay
+from core.training.schedules import constant, cosine_with_restarts, warmup_then_cosine, warmup_then_decay
 
 
 def test_constant():
@@ -71,3 +71,25 @@ def test_cosine_ends_at_its_floor():
 def test_cosine_that_is_all_warmup():
     schedule = warmup_then_cosine(3, 3)
     assert [schedule(step) for step in range(4)] == [pytest.approx(1 / 3), pytest.approx(2 / 3), 1, 1]
+
+
+def test_cosine_with_restarts_begins_and_ends_each_cycle_at_the_floor() -> None:
+    factor = cosine_with_restarts(10, 2.5, floor=0.1)
+    assert [factor(0), factor(10)] == [0.1, 0.1]
+    assert factor(2) == pytest.approx(0.1 + 0.9 * 2 / 2.5)
+    assert factor(3) == pytest.approx(0.1 + 0.9 * (1 + cos(pi * 0.5 / 7.5)) / 2)
+    assert factor(9) < factor(8) < factor(3)
+
+
+def test_cycles_grow_and_peaks_fall() -> None:
+    factor = cosine_with_restarts(5, 1, cycle_mult=2.0, gamma=0.5)
+    peaks = [step for step in range(1, 31) if factor(step) > factor(step - 1) and factor(step) > factor(step + 1)]
+    assert peaks == [1, 6, 15]
+    assert [factor(step) for step in peaks] == [1.0, 0.5, 0.25]
+
+
+def test_cosine_without_restarts_stays_at_the_floor_and_groups_have_their_own() -> None:
+    factor = cosine_with_restarts(4, 0, floor=(0.0, 0.5), restarts=False)
+    assert factor(0) == [0.0, 0.5]
+    assert factor(2) == pytest.approx([0.5, 0.75])
+    assert factor(4) == factor(99) == [0.0, 0.5]

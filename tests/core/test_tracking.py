@@ -1,5 +1,6 @@
 """What is logged: the same numbers in TensorBoard and in the JSON lines, each step once, whatever is interrupted."""
 
+import io
 import json
 from pathlib import Path
 
@@ -176,3 +177,45 @@ def test_pictures_after_the_checkpoint_are_dropped_too(tmp_path):
     resumed.picture(10, "masks", picture)
     resumed.close()
     assert [event.step for event in events(tmp_path).Images("masks")] == [0, 5, 10]
+
+
+def test_videos_play_in_tensorboard(tmp_path):
+    frames = torch.zeros(5, 3, 6, 10, dtype=torch.uint8)
+    for number, frame in enumerate(frames):
+        frame[0, :, : 2 * number] = 40 * number
+    tracker = Tracker(tmp_path)
+    tracker.video(4, "val/video", frames, fps=4)
+    tracker.video(8, "val/video", frames[:2], fps=8)
+    tracker.close()
+    first, second = events(tmp_path).Images("val/video")
+    assert (first.step, first.width, first.height) == (4, 10, 6)
+    assert second.step == 8
+    with Image.open(io.BytesIO(first.encoded_image_string)) as gif:
+        assert (gif.format, gif.n_frames, gif.info["loop"], gif.info["duration"]) == ("GIF", 5, 0, 250)
+        for number, frame in enumerate(frames):
+            gif.seek(number)
+            np.testing.assert_array_equal(np.asarray(gif.convert("RGB")), frame.permute(1, 2, 0))
+    with Image.open(io.BytesIO(second.encoded_image_string)) as gif:
+        assert (gif.n_frames, gif.info["duration"]) == (2, 120)
+
+
+def test_videos_after_the_checkpoint_are_dropped_too(tmp_path):
+    frames = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    tracker = Tracker(tmp_path)
+    for step in (0, 5, 10):
+        tracker.video(step, "val/video", frames, fps=8)
+    tracker.flush()
+    resumed = Tracker(tmp_path, resumed_after=6)
+    resumed.video(10, "val/video", frames, fps=8)
+    resumed.close()
+    assert [event.step for event in events(tmp_path).Images("val/video")] == [0, 5, 10]
+
+
+def test_videos_are_checked(tmp_path):
+    tracker = Tracker(tmp_path)
+    with pytest.raises(ValueError, match="fps above 0 and at most 50, found 60"):
+        tracker.video(0, "val/video", torch.zeros(2, 3, 4, 4, dtype=torch.uint8), fps=60)
+    with pytest.raises(ValueError, match="at least one frame"):
+        tracker.video(0, "val/video", torch.zeros(0, 3, 4, 4, dtype=torch.uint8), fps=8)
+    tracker.close()
+    assert events(tmp_path).Tags()["images"] == []
