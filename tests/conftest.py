@@ -12,6 +12,8 @@ import tests.typecheck
 
 install_import_hook(["clevrtex", "core", "emorl", "slotformer"], f"{tests.typecheck.__name__}.check")
 
+import fcntl
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,71 +24,123 @@ import numpy as np
 import pytest
 import torch
 
+from core.files import replacing
 from core.synth import multi_dsprites
 from core.synth.h5_writer import sample_rng
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]
 Runner = Callable[..., subprocess.CompletedProcess]
+MadeOnce = Callable[[str, Callable[[Path], None]], Path]
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """`made_once(name, make)`: a folder that `make` fills, once for all test processes of the session."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def folder_of(name: str, make: Callable[[Path], None]) -> Path:
+        folder, mark = shared / f"data-{name}", shared / f"data-{name}.made"
+        with (shared / f"data-{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not mark.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                mark.touch()
+        return folder
+
+    return folder_of
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _cache_of_decoded_data(tmp_path_factory: pytest.TempPathFactory) -> None:
-    os.environ["OBJECTCENTRIC_CACHE"] = str(tmp_path_factory.mktemp("decoded"))
+def _cache_of_decoded_data(made_once: MadeOnce) -> None:
+    os.environ["OBJECTCENTRIC_CACHE"] = str(made_once("decoded", lambda folder: None))
 
 
 @pytest.fixture(scope="session")
 def run() -> Runner:
-    """Run a command of the repository as a user does, from its root: `run("emorl/train.py", "with", ...)`."""
+    """Run a command of the repository as a user does: `run("emorl/train.py", "with", ...)`, or in another folder."""
 
-    def run_command(*words: object, timeout: float = 300, **environment: object) -> subprocess.CompletedProcess:
+    def run_command(
+        *words: object, timeout: float = 300, cwd: Path = ROOT, **environment: object
+    ) -> subprocess.CompletedProcess:
         command = [str(word) for word in words]
         if command[0].endswith(".py"):
-            command.insert(0, sys.executable)
+            script = command[0] if cwd == ROOT else str(ROOT / command[0])
+            command[:1] = [sys.executable, script]
         variables = os.environ | {"PYTHON": sys.executable} | {key: str(value) for key, value in environment.items()}
         return subprocess.run(
-            command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=timeout, check=False
+            command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=timeout, check=False
         )
 
     return run_command
 
 
 @pytest.fixture(scope="session")
-def tetrominoes(tmp_path_factory: pytest.TempPathFactory, run: Runner) -> Path:
-    """Folder with 256 training and 64 test pictures, made by the command of the README."""
-    folder = tmp_path_factory.mktemp("tetrominoes")
-    done = run("tools/make_data.py", "tetrominoes", "--root", folder, "--train", 256, "--test", 64, "--seed", 1)
-    assert done.returncode == 0, done.stderr
-    return folder
+def generated(run: Runner, made_once: MadeOnce) -> Callable[..., Path]:
+    """`generated(folder, *sets)`: data made by the README's command, of which each set is a line of its words."""
+
+    def folder_of(name: str, *sets: str) -> Path:
+        def make(folder: Path) -> None:
+            for words in sets:
+                done = run("tools/make_data.py", *words.split(), "--root", folder)
+                assert done.returncode == 0, done.stderr
+
+        return made_once(name, make)
+
+    return folder_of
 
 
 @pytest.fixture(scope="session")
-def scenes(tmp_path_factory: pytest.TempPathFactory, run: Runner) -> Path:
+def tetrominoes(generated: Callable[..., Path]) -> Path:
+    """Folder with 256 training and 64 test pictures."""
+    return generated("tetrominoes", "tetrominoes --train 256 --test 64 --seed 1")
+
+
+@pytest.fixture(scope="session")
+def scenes(generated: Callable[..., Path]) -> Path:
     """Folder with 20 rendered scenes of ClevrTex and of CLEVR, small and noisy, as the ClevrTex benchmark reads them.
 
     Two scenes are for testing (CLEVR: three), as many for validation.
     """
-    folder = tmp_path_factory.mktemp("scenes")
-    for name in ("clevrtex", "clevr"):
-        size = ("--width", 80, "--height", 60, "--samples", 1)
-        done = run("tools/make_data.py", name, "--root", folder, "--scenes", 20, *size)
-        assert done.returncode == 0, done.stderr
-    return folder
+    words = "--scenes 20 --width 80 --height 60 --samples 1"
+    return generated("scenes", f"clevrtex {words}", f"clevr {words}")
 
 
 @pytest.fixture(scope="session")
-def sprites(tmp_path_factory: pytest.TempPathFactory, run: Runner) -> Path:
+def sprites(generated: Callable[..., Path]) -> Path:
     """Folder with 64 training and 16 test pictures of Multi-dSprites (colored on grayscale)."""
-    folder = tmp_path_factory.mktemp("multi_dsprites")
-    done = run("tools/make_data.py", "multi_dsprites", "--root", folder, "--train", 64, "--test", 16, "--seed", 1)
-    assert done.returncode == 0, done.stderr
+    return generated("multi_dsprites", "multi_dsprites --train 64 --test 16 --seed 1")
+
+
+@pytest.fixture(scope="session")
+def videos(generated: Callable[..., Path]) -> Path:
+    """Folder with OBJ3D (ten frames), CLEVRER (16) and Physion (12), small and noisy: 10 to 32 videos of each.
+
+    Physion's validation splits are made of training videos: a split of its own takes twice as many.
+    """
+    folder = generated(
+        "videos",
+        "obj3d --scenes 10 --frames 10 --width 64 --height 64 --samples 1",
+        "clevrer --scenes 10 --frames 16 --width 48 --height 32 --samples 1",
+        "physion --scenes 32 --frames 12 --width 32 --height 32 --samples 1",
+    )
+    for subset in ("training", "readout"):
+        lists = {split: folder / "Physion" / "splits" / f"{subset}_{split}.json" for split in ("train", "val")}
+        with replacing(lists["val"]) as partial:
+            shutil.copyfile(lists["train"], partial)
     return folder
 
 
 @pytest.fixture(scope="session")
-def clevr6(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def clevr6(made_once: MadeOnce) -> Path:
     """Folder with CLEVR6-format files of 320x240 pictures; the cut square holds sprites, enlarged three times."""
-    folder = tmp_path_factory.mktemp("clevr6")
+    return made_once("clevr6", write_clevr6)
+
+
+def write_clevr6(folder: Path) -> None:
     files = {"clevr6_with_masks_train.h5": ("train", 16), "clevr6_with_masks_and_factors_test.h5": ("test", 8)}
     for name, (split, count) in files.items():
         images, masks = np.zeros((count, 240, 320, 3), np.uint8), np.zeros((count, 7, 240, 320, 1), np.uint8)
@@ -99,4 +153,3 @@ def clevr6(tmp_path_factory: pytest.TempPathFactory) -> Path:
             factors[i, :6, 8] = known[:, multi_dsprites.FACTOR_NAMES.index("visibility")]
         with h5py.File(folder / name, "w") as file:
             file[f"{split}/imgs"], file[f"{split}/masks"], file[f"{split}/factors"] = images, masks, factors
-    return folder

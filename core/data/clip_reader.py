@@ -35,6 +35,8 @@ class ClipReader:
         frame_offset: int,
         size: tuple[int, int],
     ):
+        if not names:
+            raise DataError(f"{path}: no videos in this split. Give another, or make more of them")
         if not len(clips) or not num_frames:
             raise DataError(
                 f"{path}: clips of {num_frames} frames, {frame_offset} apart, do not fit into videos of {len(stems)} "

@@ -10,6 +10,7 @@ from core.data.clip_reader import ClipReader
 from core.data.clips import enter_times, visualised_videos
 from core.data.obj3d import Obj3D
 from core.data.physion import FOLDERS, Physion
+from tests.parity import slotformer_pictures, slotformer_savi, slotformer_steve
 from tests.parity.golden import Case, Check, cases, check_case
 from tests.parity.video_preprocessing import check_bilinear, check_masks, within_rounding
 from tests.video_files import clevrer_mp4, touch_clevrer, write_clevrer_annotation, write_frames, write_json
@@ -17,8 +18,6 @@ from tests.video_files import clevrer_mp4, touch_clevrer, write_clevrer_annotati
 SYSTEM = "slotformer"
 
 PENDING = {
-    "dvae",
-    "dvae-traj",
     "metrics-boxes",
     "metrics-eval-step",
     "metrics-lpips",
@@ -26,32 +25,16 @@ PENDING = {
     "metrics-segmentation",
     "nerv-bbox",
     "nerv-meters",
-    "predictors",
     "rollout-script-clevrer",
     "rollout-script-physion",
     "rollouters",
-    "savi-obj3d",
-    "savi-obj3d-traj",
-    "savi-phyre",
-    "schedules",
     "single-step-slotformer-phyre",
     "single-step-slotformer-traj",
-    "slot-attention",
-    "slot-attention-wmask",
     "slotformer-clevrer",
     "slotformer-obj3d",
     "slotformer-obj3d-traj",
-    "soft-position-embed",
-    "steve-imgrecon",
-    "steve-physion",
     "steve-slotformer-physion",
     "steve-slotformer-traj",
-    "steve-traj",
-    "steve-transformer-decoder",
-    "stosavi-clevrer",
-    "stosavi-clevrer-eps",
-    "stosavi-clevrer-traj",
-    "visualisation",
 }
 
 
@@ -117,6 +100,9 @@ def check_dataset_transforms(case: Case, tmp_path: Path) -> None:
 CHECKS: dict[str, Check] = {
     "clip-index": check_clip_index,
     "dataset-transforms": check_dataset_transforms,
+    **slotformer_pictures.CHECKS,
+    **slotformer_savi.CHECKS,
+    **slotformer_steve.CHECKS,
 }
 
 

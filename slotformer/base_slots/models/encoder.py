@@ -1,0 +1,132 @@
+"""From videos to slots as SAVi (Kipf et al. 2022) does it: what StoSAVi and STEVE share.
+
+Shapes: B videos, T frames, N slots, D slot size, L = 64 * 64 positions, F features of each.
+"""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from core.nn.conv_blocks import Norm, conv_block
+from core.nn.noise import Noise
+from core.nn.slot_attention import SlotAttention
+from core.nn.soft_position import SoftPositionEmbed
+from slotformer.base_slots.models.predictors import Memory
+
+GRID = (64, 64)
+"""Rows and columns of the features."""
+
+
+class ClipState(NamedTuple):
+    """What a clip of a video hands over to the next."""
+
+    slots: Float[Tensor, "B N D"]
+    memory: Memory | None
+    """Of the predictor."""
+
+
+class Track(NamedTuple):
+    """Slots of every frame of a clip, and how they were found."""
+
+    slots: Float[Tensor, "B T N D"]
+    attention: Float[Tensor, "B T N L"]
+    """Of the last iteration, row by row; sums to one over N, without gradient."""
+    origins: Float[Tensor, "B T N C"]
+    """What `initial_slots` says the slots began from."""
+    state: ClipState
+
+
+def build_encoder(
+    enc_channels: tuple[int, ...], enc_ks: int, enc_norm: Norm, resolution: tuple[int, int]
+) -> nn.Sequential:
+    """Convolutions to features of 64x64: the first has stride 2 where pictures are 128 high; no ReLU after the last.
+
+    Raises ValueError if pictures of `resolution` (h, w) do not give features of 64x64.
+    """
+    first = 2 if resolution[0] == 128 else 1
+    if tuple(-(-length // first) for length in resolution) != GRID:
+        raise ValueError(f"resolution={tuple(resolution)}: SAVi's encoder takes pictures of (64, 64) or (128, 128)")
+    blocks = []
+    for number, sizes in enumerate(pairwise(enc_channels), start=2):
+        stride = first if number == 2 else 1
+        blocks.append(conv_block(*sizes, enc_ks, stride, enc_norm, relu=number < len(enc_channels)))
+    return nn.Sequential(*blocks)
+
+
+class SlotVideoEncoder(nn.Module):
+    """Slot attention in every frame, from where `predictor` sees the slots of the frame before.
+
+    In the first frame slots begin at learned latents. Videos are (B, T, 3, H, W) in [-1, 1].
+    """
+
+    def __init__(
+        self,
+        resolution: tuple[int, int],
+        clip_len: int,
+        num_slots: int,
+        slot_size: int,
+        slot_mlp_size: int,
+        num_iterations: int,
+        enc_channels: tuple[int, ...],
+        enc_ks: int,
+        enc_out_channels: int,
+        enc_norm: Norm,
+        predictor: nn.Module,
+        eps: float,
+    ):
+        super().__init__()
+        self.clip_len = clip_len
+        self.init_latents = nn.Parameter(torch.randn(1, num_slots, slot_size))
+        self.slot_attention = SlotAttention(enc_out_channels, slot_size, slot_mlp_size, num_iterations, eps)
+        self.encoder = build_encoder(enc_channels, enc_ks, enc_norm, resolution)
+        self.encoder_pos_embedding = SoftPositionEmbed(enc_channels[-1], GRID)
+        self.encoder_out_layer = nn.Sequential(
+            nn.LayerNorm(enc_channels[-1]),
+            nn.Linear(enc_channels[-1], enc_out_channels),
+            nn.ReLU(inplace=True),
+            nn.Linear(enc_out_channels, enc_out_channels),
+        )
+        self.predictor = predictor
+
+    def encode(self, video: Float[Tensor, "B T 3 H W"]) -> Float[Tensor, "B T L F"]:
+        """Features of every position of every frame, row by row."""
+        frames = video.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        features = self.encoder(frames).permute(0, 2, 3, 1) + self.encoder_pos_embedding.codes()
+        # A matrix: of more axes a linear layer returns a view, which autograd copies for an activation in place.
+        features = self.encoder_out_layer(features.flatten(0, 2))
+        return features.view(*video.shape[:2], -1, features.shape[-1])
+
+    def initial_slots(
+        self, latents: Float[Tensor, "B N D"], noise: Noise
+    ) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "B N C"]]:
+        """Where slot attention begins in a frame, and what that was made from."""
+        return latents, latents
+
+    def track(self, video: Float[Tensor, "B T 3 H W"], noise: Noise, state: ClipState | None = None) -> Track:
+        """Slots of all frames in one pass; `state` is what the frames before have left, None at a video's beginning."""
+        features = self.encode(video).float()
+        found = []
+        with torch.autocast(video.device.type, enabled=False):
+            for frame in self.slot_attention.project(features).unbind(1):
+                if state is None:
+                    latents, memory = self.init_latents.expand(len(video), -1, -1), None
+                else:
+                    latents, memory = self.predictor(*state)
+                begin, origin = self.initial_slots(latents, noise)
+                slots, attention = self.slot_attention.refine(frame, begin)
+                state = ClipState(slots, memory)
+                found.append((slots, attention, origin))
+        slots, attention, origins = (torch.stack(values, dim=1) for values in zip(*found))
+        return Track(slots, attention, origins, state)
+
+    def track_clips(self, video: Float[Tensor, "B T 3 H W"], noise: Noise) -> Iterator[Track]:
+        """As `track`, `clip_len` frames at a time, which bounds the memory and changes no number."""
+        state = None
+        for clip in video.split(self.clip_len, dim=1):
+            track = self.track(clip, noise, state)
+            state = track.state
+            yield track

@@ -1,0 +1,72 @@
+"""Checkpoint files as SlotFormer's trainer names them: `model_<iterations>.pth` and `epoch/model_<epoch>.pth`."""
+
+import os
+import shutil
+from dataclasses import dataclass, field
+from math import ceil
+from pathlib import Path
+
+from core.files import replacing
+from core.training.checkpoint import CheckpointFolder, State
+
+PREFIX, SUFFIX = "model_", ".pth"
+BEST = "best.pth"
+
+
+@dataclass
+class EpochFiles:
+    """The newest `keep` checkpoints in `folder`, that of the best validation, and, if asked for, of every epoch.
+
+    A file is named after the iterations done, of which a step is the last, counted from 0.
+    """
+
+    folder: Path
+    steps_per_epoch: int
+    save_interval: float = 1.0
+    keeps_epochs: bool = False
+    keep: int = 5
+    _is_best: bool = field(default=False, init=False)
+
+    @property
+    def files(self) -> CheckpointFolder:
+        return CheckpointFolder(self.folder, PREFIX, SUFFIX, self.keep)
+
+    def is_due(self, step: int) -> bool:
+        """Whether a checkpoint comes after `step` of those within an epoch, whose end always has one."""
+        place = step % self.steps_per_epoch + 1
+        return place % (ceil(self.save_interval * self.steps_per_epoch) + 1) == 0 or place == self.steps_per_epoch
+
+    def note_best(self) -> None:
+        """The state that is saved next is the best so far."""
+        self._is_best = True
+
+    def save(self, step: int, state: State) -> Path:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.files.save(step + 1, state)
+        if self._is_best:
+            _link(path, self.folder / BEST)
+            self._is_best = False
+        self.complete(step)
+        return path
+
+    def complete(self, step: int) -> None:
+        """Make sure that the file of the epoch which `step` ends is there; a killed process may have left it out."""
+        epoch, rest = divmod(step + 1, self.steps_per_epoch)
+        path = self.folder / "epoch" / f"{PREFIX}{epoch}{SUFFIX}"
+        if self.keeps_epochs and not rest and not path.exists():
+            _link(self.path(step), path)
+
+    def steps(self) -> list[int]:
+        return [iterations - 1 for iterations in self.files.steps()]
+
+    def path(self, step: int) -> Path:
+        return self.files.path(step + 1)
+
+
+def _link(source: Path, target: Path) -> None:
+    """`target` with the content of `source`, which is never changed in place."""
+    with replacing(target) as partial:
+        try:
+            os.link(source, partial)
+        except OSError:
+            shutil.copyfile(source, partial)

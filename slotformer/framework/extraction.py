@@ -1,0 +1,217 @@
+"""What the scripts that send whole data sets through a trained model have in common."""
+
+import hashlib
+import os
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from core.data.errors import DataError
+from core.data.loader import Batch, BatchSource, to_device
+from core.nn.noise import Noise, derive_seed
+from core.provenance import Provenance, file_hash
+from core.training.checkpoint import State, config_differences, load, load_weights
+from core.training.launch import launch_processes, make_accelerator
+from core.training.signals import StopSignals, leave_stop_signals_to_parent
+from slotformer import original
+from slotformer.framework.params import BaseParams, ParamsError, file_of, load_params, parse_overrides
+from slotformer.framework.training import FREE
+
+DATA = {"dataset", "tasks"}
+"""Keys of a configuration that do not change what a model says of a video."""
+
+
+def read_params(arguments: Namespace, task: ModuleType, *models: str) -> BaseParams:
+    """The configuration that the flags name. Raises ParamsError, also for that of a model which is none of `models`."""
+    params = load_params(file_of(arguments.params), task.Keys, parse_overrides(arguments.set))
+    if params.model not in models:
+        raise ParamsError(
+            f"--params {arguments.params}: a configuration of {params.model}, expected one of {' or '.join(models)}"
+        )
+    return params
+
+
+def launched(arguments: Namespace, params: BaseParams, words: Sequence[str]) -> int | None:
+    """With --ddp, the exit code of the processes that did the work; None if this process is to do it."""
+    processes = torch.cuda.device_count() or params.gpus
+    if arguments.ddp and "RANK" not in os.environ and processes > 1:
+        return launch_processes(processes, [sys.argv[0], *words])
+    return None
+
+
+@dataclass
+class Trained:
+    """A model in evaluation mode, in one of the processes of an extraction."""
+
+    model: nn.Module
+    accelerator: Accelerator
+    provenance: Provenance
+    num_frames: int = field(default=0, init=False)
+    """That have gone through the model so far, and the seconds that it took."""
+    seconds: float = field(default=0.0, init=False)
+
+    @property
+    def is_main(self) -> bool:
+        return self.accelerator.is_main_process
+
+    def go_through(
+        self,
+        source: BatchSource,
+        samples: Sequence[int],
+        batch_size: int,
+        use: Callable[[Batch, np.ndarray], Any],
+        what: str,
+        workers: int = 0,
+    ) -> bool:
+        """`use(batch, samples)` on the batches of this process's part of `samples`; False if a signal stopped it."""
+        count = self.accelerator.num_processes
+        own = np.array_split(np.asarray(samples, np.int64), count)[self.accelerator.process_index]
+        chunks = [own[begin : begin + batch_size] for begin in range(0, len(own), batch_size)]
+        bar = tqdm(
+            total=len(own) * source.num_frames, desc=what, unit=" frames", disable=None if self.is_main else True
+        )
+        began = None
+        with StopSignals() as signals, bar, torch.inference_mode(), self.accelerator.autocast():
+            for chunk, batch in zip(chunks, read_ahead(source, chunks, workers)):
+                began = began or time.perf_counter()  # the first reading may have decoded all videos
+                use(to_device(batch, self.accelerator.device), chunk)
+                bar.update(len(chunk) * source.num_frames)
+                if signals.received:
+                    if self.is_main:
+                        tqdm.write(f"{signals.received.name}: stopping; the same command continues")
+                    return False
+        if began:
+            self.num_frames += len(samples) * source.num_frames
+            self.seconds += time.perf_counter() - began
+        return True
+
+    def report_speed(self) -> None:
+        """Print the frames per second, of all processes together."""
+        if self.is_main and self.seconds:
+            rate = self.num_frames / self.seconds
+            print(f"{self.num_frames:,} frames in {self.seconds:,.1f} s: {rate:,.0f} frames per second")
+
+
+def open_trained(
+    arguments: Namespace, params: BaseParams, task: ModuleType, decisive: Mapping[str, Any] | None = None
+) -> Trained:
+    """The model of the flags, on its device. Results also depend on what is `decisive`.
+
+    Raises CheckpointError for weights of another model.
+    """
+    accelerator = make_accelerator("bf16" if arguments.bf16 else "fp32")
+    model = task.build_model(params)
+    checkpoint = load(arguments.weight)
+    load_weights(model, original.read_weights(arguments.weight, model), arguments.weight)
+    if accelerator.is_main_process:
+        for note in notes(checkpoint, params):
+            print(f"note: {note}", file=sys.stderr)
+    decides = {
+        "weight_sha256": file_hash(arguments.weight),
+        "config": {key: value for key, value in params.to_dict().items() if key not in FREE | DATA},
+        "precision": "bf16" if arguments.bf16 else "fp32",
+        **(decisive or {}),
+    }
+    remarks = {
+        "weight": arguments.weight.name,
+        "params": file_of(arguments.params).stem,
+        "torch": str(torch.__version__),
+        "run": checkpoint.get("run"),
+        "step": checkpoint.get("step", checkpoint.get("it")),
+    }
+    model.encoder.to(memory_format=torch.channels_last)
+    return Trained(model.to(accelerator.device).eval(), accelerator, Provenance(decides, remarks))
+
+
+def notes(checkpoint: State, params: BaseParams) -> Iterator[str]:
+    """What about a checkpoint and the configuration deserves a second look."""
+    if original.is_original(checkpoint):
+        if params.dataset == "clevrer" and not params.get("as_original", False):
+            yield (
+                "the original's models have seen CLEVRER as blue, green, red. If this is such a weight, add --set "
+                "as_original=True"
+            )
+    elif saved := checkpoint.get("params"):
+        wanted = params.to_dict()
+        keys = {key for key in saved.keys() & wanted.keys() if key not in FREE}
+        if differences := config_differences({key: saved[key] for key in keys}, {key: wanted[key] for key in keys}):
+            yield "the weight was trained with another configuration:\n  " + "\n  ".join(differences)
+
+
+class _Chunks(Dataset):
+    """Hands an error over as a value: one that a worker raises reaches the user as the text of its traceback."""
+
+    def __init__(self, source: BatchSource, chunks: Sequence[np.ndarray]):
+        self.source = source
+        self.chunks = chunks
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+    def __getitem__(self, index: int) -> Batch | DataError:
+        try:
+            return self.source.read(self.chunks[index])
+        except DataError as error:
+            return error
+
+
+def read_ahead(source: BatchSource, chunks: Sequence[np.ndarray], workers: int) -> Iterator[Batch]:
+    """The batches of samples in their order, read by `workers` processes, or here if there are none."""
+    most = len(os.sched_getaffinity(0)) - 1
+    settings: dict[str, Any] = {"num_workers": min(workers, most), "batch_size": None, "collate_fn": lambda item: item}
+    for batch in DataLoader(_Chunks(source, chunks), worker_init_fn=leave_stop_signals_to_parent, **settings):
+        if isinstance(batch, DataError):
+            raise batch
+        yield batch
+
+
+def video_noise(seed: int, videos: Sequence[str], num_frames: int, device: torch.device) -> Noise:
+    """Draws keyed by (seed, video), so that a video has the same slots in any batch.
+
+    A model makes one draw for each of `num_frames` frames; the first axis is `videos`.
+    """
+    drawn: Iterator[Tensor] | None = None
+
+    def draw(name: str, shape: tuple[int, ...]) -> Tensor:
+        nonlocal drawn
+        if drawn is None:
+            generators = [torch.Generator().manual_seed(derive_seed(seed, _number(video))) for video in videos]
+            frames = [torch.randn(num_frames, *shape[1:], generator=generator) for generator in generators]
+            drawn = iter(torch.stack(frames, dim=1).to(device))
+        return next(drawn)
+
+    return draw
+
+
+def _number(video: str) -> int:
+    return int.from_bytes(hashlib.sha256(video.encode()).digest()[:8], "big")
+
+
+def link_beside(weight: Path, name: str, target: Path) -> None:
+    """Make `name` in the folder of `weight` a link to `target`. What is there and no link stays, which is said."""
+    link, target = weight.parent / name, target.resolve()
+    partial = link.with_name(f".{name}.{os.getpid()}.partial")
+    try:
+        if link.resolve() == target:
+            return
+        if link.exists() and not link.is_symlink():
+            print(f"note: {link} is not replaced by a link to {target}: it is no link itself", file=sys.stderr)
+            return
+        partial.symlink_to(target)
+        partial.replace(link)
+    except OSError as error:
+        print(f"note: {link}: no link to {target} ({error.strerror})", file=sys.stderr)
+        return
+    print(f"{link} -> {target}")

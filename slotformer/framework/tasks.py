@@ -1,0 +1,81 @@
+"""The tasks of the training script, and what each of them must offer."""
+
+import importlib
+import inspect
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from core.data.loader import BatchSource
+from slotformer.framework.params import BaseParams, ParamsError, nearest
+
+
+@runtime_checkable
+class Method(Protocol):
+    """How a model of a task is trained and shown, beside its loss. `params` is the configuration."""
+
+    floor: float
+    """Of the learning rate at the first step and at the end, as a share of `lr`."""
+    fps: int
+    """Of the videos."""
+
+    def initialise(self, model: nn.Module) -> None:
+        """Load the trained parts that a fresh run starts from."""
+
+    def param_groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        """`params`, `lr` and a `name` for each group."""
+
+    def before_step(self, model: nn.Module, step: int, num_steps: int) -> None:
+        """Set what changes from step to step."""
+
+    def scalars(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+        """What is logged beside the terms of the loss."""
+
+    def videos(self, model: nn.Module) -> dict[str, Tensor]:
+        """uint8 (T, 3, H, W) to look at, of whole videos of the validation split."""
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A package: `slotformer.base_slots` and its like."""
+
+    Keys: type
+    """Its annotations are the keys of the task's configurations."""
+
+    def build_dataset(self, params: BaseParams) -> tuple[BatchSource, BatchSource]:
+        """For training and for validation."""
+
+    def build_model(self, params: BaseParams) -> nn.Module:
+        """Untrained; reads no file."""
+
+    def build_method(self, params: BaseParams) -> Method: ...
+
+
+def rebuild_model(task: str, params: Mapping[str, Any]) -> nn.Module:
+    """The untrained model of a run record: `task` is the package, `params` what `BaseParams.to_dict` gave."""
+    return importlib.import_module(task).build_model(BaseParams(params))
+
+
+def construct(
+    model: type[nn.Module], params: BaseParams, dicts: Sequence[str], ignored: Collection[str] = (), **others: Any
+) -> nn.Module:
+    """`model` from the entries of the configuration's `dicts`, its keys of the same name as arguments, and `others`.
+
+    Entries that are `ignored` say something else. Raises ParamsError for an entry that is no argument of the model, and
+    for one that it lacks.
+    """
+    known = inspect.signature(model).parameters
+    arguments = {key: params.get(key) for key in known if key in params} | others
+    for name in dicts:
+        for key, value in params.get(name, {}).items():
+            if key in ignored:
+                continue
+            if key not in known:
+                raise ParamsError(f"{name}: {model.__name__} has no {key!r}{nearest(key, known)}")
+            arguments[key] = value
+    needed = (key for key, parameter in known.items() if parameter.default is inspect.Parameter.empty)
+    if missing := [key for key in needed if key not in arguments]:
+        raise ParamsError(f"{model.__name__} needs {', '.join(missing)}: add it to the configuration")
+    return model(**{key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()})

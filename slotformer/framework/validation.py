@@ -1,0 +1,118 @@
+"""Validations between epochs: mean terms of the loss, signs of collapse, videos."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from core.data.loader import Batch, BatchSource, to_device
+from core.nn.noise import ImageNoise, derive_seed
+from core.training.tracking import Tracker
+from slotformer.framework import collapse
+from slotformer.framework.checkpoints import EpochFiles
+from slotformer.framework.tasks import Method
+
+MONITORED_BATCHES = 4
+"""Of each process, that are looked at for signs of collapse."""
+
+
+@dataclass
+class Validator:
+    """Validates `model` every `every` epochs and after the last; see `__call__`.
+
+    Every sample has noise of its own, so that neither batches, processes nor interruptions change a score.
+    `state` goes into checkpoints.
+    """
+
+    model: nn.Module
+    method: Method
+    source: BatchSource
+    batch_size: int
+    accelerator: Accelerator
+    steps_per_epoch: int
+    num_epochs: int
+    every: int
+    seed: int
+    checkpoints: EpochFiles
+    tracker: Tracker | None = None
+    state: dict[str, Any] = field(default_factory=lambda: {"best": float("inf"), "best_epoch": 0, "scores": {}})
+
+    def __call__(self, step: int) -> bool:
+        """Validate after `step`, if its epoch is one to do so; never ends the training."""
+        epoch = (step + 1) // self.steps_per_epoch
+        if epoch % self.every == 0 or epoch == self.num_epochs:
+            self.validate(step, epoch)
+        return False
+
+    def validate(self, step: int, epoch: int) -> None:
+        """Score the whole set and draw."""
+        began = time.perf_counter()
+        scores = self.score()
+        if scores["loss"] < self.state["best"]:
+            self.state |= {"best": scores["loss"], "best_epoch": epoch}
+            self.checkpoints.note_best()
+        self.state["scores"] = scores
+        if self.tracker is None:
+            return
+        self.tracker.scalars(step, {f"val/{name}": value for name, value in scores.items()})
+        self.draw(step)
+        values = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
+        tqdm.write(f"epoch {epoch}, validation in {time.perf_counter() - began:.0f} s: {values}")
+        for what in collapse.complaints(scores):
+            tqdm.write(f"warning: {what}. Training of slots is unstable: other seeds may do better, see --seeds")
+
+    def draw(self, step: int) -> None:
+        """Videos to the log; on the main process only."""
+        self.model.eval()
+        with torch.no_grad():
+            for name, frames in self.method.videos(self.model).items():
+                self.tracker.video(step, f"val/{name}", frames, self.method.fps)
+        self.model.train()
+
+    def score(self, num_batches: int | None = None) -> dict[str, float]:
+        """Mean terms over the samples of the set, or of its first batches."""
+        count = -(-len(self.source) // self.batch_size)
+        batches = range(count if num_batches is None else min(num_batches, count))
+        own = batches[self.accelerator.process_index :: self.accelerator.num_processes]
+        is_hidden = not self.accelerator.is_main_process
+        noise = getattr(self.model, "noise", None)
+        self.model.eval()
+        scored: list[tuple[int, int, dict[str, float]]] = []
+        with torch.no_grad(), self.accelerator.autocast():
+            for place, number in enumerate(tqdm(own, "validation", leave=False, disable=True if is_hidden else None)):
+                rows = range(number * self.batch_size, min((number + 1) * self.batch_size, len(self.source)))
+                batch = to_device(self.source.read(np.array(rows)), self.accelerator.device)
+                self.model.noise = ImageNoise(derive_seed(self.seed, 3), rows)
+                terms = self.model.loss(batch, 0)
+                if place < MONITORED_BATCHES and hasattr(self.model, "decompose"):
+                    terms |= self._signs(batch)
+                scored.append((number, len(rows), {name: float(value) for name, value in terms.items()}))
+        self.model.noise = noise
+        self.model.train()
+        return _mean(gather_object(scored) if self.accelerator.num_processes > 1 else scored)
+
+    def _signs(self, batch: Batch) -> dict[str, Tensor]:
+        """Of collapse, if the model has several slots."""
+        prediction = self.model.decompose(batch, self.model.noise.at(0, self.accelerator.device))
+        if prediction.num_slots < 2:
+            return {}
+        signs = collapse.usage(prediction.masks)
+        return signs | (collapse.against_blocks(prediction.masks, batch["mask"]) if "mask" in batch else {})
+
+
+def _mean(scored: list[tuple[int, int, dict[str, float]]]) -> dict[str, float]:
+    """Of each term over the samples that have it, in the order of the batches; NaN is left out."""
+    sums: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    for _, size, terms in sorted(scored, key=lambda item: item[0]):
+        for name, value in terms.items():
+            if value == value:
+                sums[name] = sums.get(name, 0.0) + size * value
+                counts[name] = counts.get(name, 0) + size
+    return {name: total / counts[name] for name, total in sums.items()}
