@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.nn.linear import linear
 from core.nn.noise import ShardedNoise, exponential
 from slotformer import original
 from slotformer.base_slots.models.dvae import dVAE, gumbel_softmax
@@ -140,15 +139,3 @@ def test_original_checkpoints_have_the_same_names() -> None:
 def test_frames_must_divide_into_words() -> None:
     with pytest.raises(ValueError, match=r"frames of 16x18, but a word describes 4x4 pixels"):
         lively().loss({"video": videos(size=(16, 18))}, 0)
-
-
-@pytest.mark.parametrize("shape", [(64, 5), (2, 32, 5), (63, 5), (3, 5)])
-def test_linear_layers_by_convolution_equal_the_product(shape: tuple[int, ...]) -> None:
-    generator = torch.Generator().manual_seed(7)
-    inputs = torch.randn(shape, generator=generator, requires_grad=True)
-    weight = torch.randn(6, 5, generator=generator, requires_grad=True)
-    bias = torch.randn(6, generator=generator, requires_grad=True)
-    ours, theirs = linear(inputs, weight, bias), F.linear(inputs, weight, bias)
-    torch.testing.assert_close(ours, theirs)
-    found, expected = (torch.autograd.grad(value.sin().sum(), (inputs, weight, bias)) for value in (ours, theirs))
-    torch.testing.assert_close(found, expected)

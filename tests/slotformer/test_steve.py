@@ -1,5 +1,6 @@
 """What STEVE must do, whatever its weights."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -153,6 +154,40 @@ def test_original_checkpoints_hold_masks_and_grids_too() -> None:
     other.init_latents.data.zero_()
     other.load_state_dict(original.import_state(other, state))
     assert torch.equal(other.init_latents, model.init_latents)
+
+
+def test_optimisers_of_the_original_count_masks_among_their_parameters() -> None:
+    """Its second group has a place for every mask, which never got a moment."""
+    model = lively()
+    exported, weights = original.export_state(model), {}
+    for name in model.state_dict():
+        if name.endswith(".self_attn_layer_norm.weight"):
+            mask = name.replace("self_attn_layer_norm.weight", "self_attn_mask")
+            weights[mask] = exported[mask]
+        weights[name] = exported[name]
+    names = [name for name in weights if not name.startswith("dvae.")]
+    groups = [[name for name in names if ("trans_decoder" in name) == second] for second in (False, True)]
+    order = [name for group in groups for name in group]
+    step = torch.tensor(7.0)
+    moments = {
+        order.index(name): {"step": step, "exp_avg": weights[name] + 1, "exp_avg_sq": weights[name].square()}
+        for name in order
+        if not name.endswith(("_mask", ".grid"))
+    }
+    starts = (0, len(groups[0]))
+    given = [
+        {"lr": rate, "params": list(range(start, start + len(group)))}
+        for rate, start, group in zip((1e-4, 3e-4), starts, groups)
+    ]
+    checkpoint = {"state_dict": weights, "opt_state_dict": {"state": moments, "param_groups": given}, "it": 7}
+    state = original.training_state(checkpoint, model, Path("model_7.pth"))
+    assert state["step"] == 6
+    optimizer = torch.optim.Adam(parameter_groups(model, 1e-4, 3e-4))
+    optimizer.load_state_dict(state["optimizer"])
+    assert [group["lr"] for group in optimizer.param_groups] == [1e-4, 3e-4]
+    for value in model.parameters():
+        if value.requires_grad:
+            torch.testing.assert_close(optimizer.state[value]["exp_avg"], value.detach() + 1)
 
 
 def test_published_size_has_the_parameters_of_the_original() -> None:
