@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from core.nn.conv_blocks import Norm, conv_block
+from core.nn.linear import Linear
 from core.nn.noise import Noise
 from core.nn.slot_attention import SlotAttention
 from core.nn.soft_position import SoftPositionEmbed
@@ -86,9 +87,9 @@ class SlotVideoEncoder(nn.Module):
         self.encoder_pos_embedding = SoftPositionEmbed(enc_channels[-1], GRID)
         self.encoder_out_layer = nn.Sequential(
             nn.LayerNorm(enc_channels[-1]),
-            nn.Linear(enc_channels[-1], enc_out_channels),
-            nn.ReLU(inplace=True),
-            nn.Linear(enc_out_channels, enc_out_channels),
+            Linear(enc_channels[-1], enc_out_channels),
+            nn.ReLU(),
+            Linear(enc_out_channels, enc_out_channels),
         )
         self.predictor = predictor
 
