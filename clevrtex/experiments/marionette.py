@@ -9,6 +9,7 @@ Its own workflow is `python -m clevrtex.marionet.train`.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from clevrtex.framework.commandline import UsageError
 from clevrtex.framework.options import Hyperparameters, option
 from clevrtex.framework.program import main
 
@@ -41,6 +42,10 @@ class MarioNette(Hyperparameters):
     straight_through_probs: bool = option(False, "round presence in training, with the gradient of the identity")
     no_spatial_transformer: bool = option(False, "shift patches by whole pixels")
 
+    def __post_init__(self) -> None:
+        if len(self.background_color) != 3:
+            raise UsageError(f"--background_color {self.background_color}: expected red, green and blue from 0 to 1")
+
     def model_arguments(self, image_size: tuple[int, int]) -> dict[str, Any]:
         """In the names of the model."""
         return {
@@ -70,6 +75,12 @@ class MarioNette(Hyperparameters):
         for name, value in model.named_parameters():
             groups[name.startswith("background.")]["params"].append(value)
         return torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
+
+    def range_tested(self) -> str:
+        raise ValueError(
+            "--tune: looks for one learning rate of --optim, and MarioNette has two of its own AdamW. Leave it out, "
+            "and compare short runs with other --learning_rate and --learning_rate_bg"
+        )
 
 
 if __name__ == "__main__":

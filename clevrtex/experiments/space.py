@@ -50,6 +50,9 @@ class SPACE(Hyperparameters):
         background = torch.optim.Adam(model.background.parameters(), self.background_learning_rate, fused=True)
         return JointOptimizer([foreground, background])
 
+    def range_tested(self) -> str:
+        raise ValueError("--tune: SPACE is always trained with two optimisers of fixed learning rates; leave it out")
+
 
 if __name__ == "__main__":
     main(SPACE)

@@ -61,6 +61,10 @@ class Hyperparameters:
 
         return build_optimizer(model, self.optim, self.learning_rate)
 
+    def range_tested(self) -> str:
+        """The optimiser whose learning rates `--tune` tries. Raises ValueError if it cannot."""
+        return self.optim
+
     def rate_schedule(self, steps_per_epoch: int) -> "Schedule":
         """The factor of the learning rates that `--lr` describes. Raises ValueError."""
         from clevrtex.framework.optim import Plateau, parse_rate

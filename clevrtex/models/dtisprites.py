@@ -82,7 +82,7 @@ class DTISprites(nn.Module):
     are those of `dti_selection.select`. `as_original` evaluates as the original does after it has read a
     checkpoint, which lacks the epoch there: no slot stays empty.
 
-    The state dict holds the epoch and whether the backgrounds have been set.
+    The state dict holds the epoch and whether the backgrounds have been set. Raises ValueError for counts below one.
     """
 
     def __init__(
@@ -107,6 +107,10 @@ class DTISprites(nn.Module):
         as_original: bool = False,
     ):
         super().__init__()
+        counts = {"slots": num_slots, "sprites": num_sprites, "n_bg": num_backgrounds}
+        for flag, count in counts.items():
+            if count < 1:
+                raise ValueError(f"--{flag} {count}: expected at least 1")
         self.num_slots = num_slots
         self.num_sprites = num_sprites
         self.freeze_epochs = freeze_epochs

@@ -34,10 +34,19 @@ def paste(
     gradient is not deterministic on a GPU.
     """
     with torch.autocast(patches.device.type, enabled=False):
-        x, y = _centres(inverse(where.float(), epsilon), size)
-        rows, columns = _interpolation(y, patches.shape[3]), _interpolation(x, patches.shape[4])
-        wide = patches.float().flatten(2, 3) @ columns.transpose(-1, -2)
-        return rows[:, :, None] @ wide.unflatten(2, patches.shape[2:4])
+        rows, columns = pasting(where, (patches.shape[3], patches.shape[4]), size, epsilon)
+        # With the channels beside each other no matrix is repeated for them.
+        wide = patches.float().transpose(2, 3).flatten(2, 3) @ columns.transpose(-1, -2)
+        beside = wide.unflatten(2, (patches.shape[3], patches.shape[2])).flatten(3)
+        return (rows @ beside).unflatten(3, (patches.shape[2], size[1])).transpose(2, 3)
+
+
+def pasting(
+    where: Float[Tensor, "B N D"], patch_size: tuple[int, int], size: tuple[int, int], epsilon: float = 0.0
+) -> tuple[Float[Tensor, "B N H h"], Float[Tensor, "B N W w"]]:
+    """The matrices `rows` and `columns` that paste as rows @ patch @ columns^T; sizes and `epsilon` as in `paste`."""
+    x, y = _centres(inverse(where.float(), epsilon), size)
+    return _interpolation(y, patch_size[0]), _interpolation(x, patch_size[1])
 
 
 def inverse(where: Float[Tensor, "*shape D"], epsilon: float = 0.0) -> Float[Tensor, "*shape D"]:

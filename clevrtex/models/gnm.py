@@ -12,18 +12,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from clevrtex.models.annealing import Ramp
+from clevrtex.models.cells import Objects, with_rest
 from clevrtex.models.celu_layers import convolution, mlp, stack, subpixel
 from clevrtex.models.frames import paste_frames
-from clevrtex.models.glimpses import boxes, paste
+from clevrtex.models.glimpses import paste
 from clevrtex.models.gnm_architecture import Architecture
-from clevrtex.models.gnm_objects import (
-    EPSILON,
-    ObjectDistribution,
-    ObjectNetwork,
-    ObjectRenderer,
-    Objects,
-    Rendering,
-)
+from clevrtex.models.gnm_objects import EPSILON, ObjectDistribution, ObjectNetwork, ObjectRenderer, Rendering
 from clevrtex.models.gnm_structdraw import Painting, StructuredDraw
 from clevrtex.models.latents import bernoulli_kl, gaussian, standard_normal_prior
 from core.nn.noise import Noise, ShardedNoise, standard_normal
@@ -230,21 +224,15 @@ class GNM(nn.Module):
 
     def _decomposition(self, scene: Scene, extras: dict[str, Tensor]) -> Decomposition:
         objects, rendering = scene.objects, scene.rendering
-        left_over = (1 - rendering.masks.sum(dim=1, keepdim=True)).clamp(min=0)
-        masks = torch.cat((left_over, rendering.masks), dim=1)
         colours = paste(rendering.colours, objects.where, self.image_size, EPSILON)
-        extras = extras | {
-            "presence": objects.presence,
-            "counts": objects.presence.round().sum(dim=1),
-            "boxes": boxes(objects.where, self.image_size),
-            "depth": objects.depth[..., 0],
-            "what": objects.what,
+        extras |= objects.extras(self.image_size)
+        extras |= {
             "background": rendering.background,
             "canvas_with_bbox": (rendering.picture + self.frames(objects)).clamp(0, 1),
         }
         return Decomposition(
             recon=rendering.picture.clamp(0, 1),
-            masks=masks / masks.sum(dim=1, keepdim=True),
+            masks=with_rest(rendering.masks),
             rgb=torch.cat((rendering.background[:, None], colours), dim=1),
             extras=extras,
         )

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from clevrtex.models.cells import check_image_size
 from clevrtex.models.celu_layers import Layer
 
 NUM_CELLS = 4
@@ -36,12 +37,8 @@ class Architecture:
     @classmethod
     def for_images(cls, image_size: tuple[int, int]) -> "Architecture":
         """The published layers for 128x128, fewer or more of them for other squares. Raises ValueError."""
+        check_image_size(image_size, SMALLEST, LARGEST, "GNM")
         side = image_size[0]
-        if image_size != (side, side) or side & (side - 1) or not SMALLEST <= side <= LARGEST:
-            raise ValueError(
-                f"--data: GNM takes square images whose side is a power of two from {SMALLEST} to {LARGEST}, found "
-                f"{image_size[0]}x{image_size[1]}; give such a size, as in --data 'clevr-crop-(128,128)'"
-            )
         halvings = int(math.log2(side // NUM_CELLS))
         widths = [min(16 * 2**level, 128) for level in range(halvings - 1)]
         pairs = [layer for width in widths for layer in (Layer(width, 4, 2), Layer(width, 3, 1))]

@@ -3,13 +3,13 @@
 Shapes: B images, C channels, h x w cells, which are N objects row by row, D size of the appearance `what`.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from clevrtex.models.cells import Objects, centres, presence_logits
 from clevrtex.models.celu_layers import convolution, stack, subpixel
 from clevrtex.models.genesisv2 import clamp_forward
 from clevrtex.models.glimpses import paste
@@ -18,18 +18,7 @@ from clevrtex.models.latents import gaussian, relaxed_bernoulli
 from core.nn.noise import Noise
 from emorl.models.gaussian import DiagonalGaussian
 
-LOGIT_SCALE = 8.8
 EPSILON = 1e-15
-
-
-@dataclass
-class Objects:
-    """Samples. `where` is a window as in glimpses.py."""
-
-    presence: Float[Tensor, "B N"]
-    where: Float[Tensor, "B N 4"]
-    depth: Float[Tensor, "B N 1"]
-    what: Float[Tensor, "B N D"]
 
 
 @dataclass
@@ -61,11 +50,7 @@ class ObjectDistribution:
 def windows(where: Float[Tensor, "B N 4"]) -> Float[Tensor, "B N 4"]:
     """From scale, log ratio and shift in their cell, unsquashed. An object may be a cell's width from its cell."""
     scale, ratio, shift = where[..., :1].sigmoid(), where[..., 1:2].exp().sqrt(), where[..., 2:]
-    side = math.isqrt(where.shape[1])
-    cells = torch.arange(side, device=where.device)
-    offset = torch.stack((cells.repeat(side), cells.repeat_interleave(side)), dim=-1)
-    centre = 2 / side * (offset + 0.5 + shift.tanh()) - 1
-    return torch.cat((scale / ratio, scale * ratio, centre), dim=-1)
+    return torch.cat((scale / ratio, scale * ratio, centres(shift)), dim=-1)
 
 
 class ObjectNetwork(nn.Module):
@@ -89,8 +74,7 @@ class ObjectNetwork(nn.Module):
             head(features).float().flatten(2).transpose(1, 2)
             for head in (self.presence, self.where, self.depth, self.what)
         )
-        logit = LOGIT_SCALE * presence[..., 0].tanh()
-        return ObjectDistribution(logit, gaussian(where), gaussian(depth), gaussian(what))
+        return ObjectDistribution(presence_logits(presence), gaussian(where), gaussian(depth), gaussian(what))
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Latent variables of GNM and SPACE: diagonal Gaussians and relaxed Bernoulli variables."""
+"""Latent variables of GNM, SPACE and SPAIR: diagonal Gaussians and relaxed Bernoulli variables."""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from torch import Tensor
 from emorl.models.gaussian import DiagonalGaussian
 
 LOG_FLOOR = 1e-15
-LEAST_UNIFORM = 2.0**-23
+LEAST_UNIFORM = 2.0**-23  # the spacing of float32 below 2
 
 
 def gaussian(parameters: Float[Tensor, "*batch D2"], least_std: float = 0.0) -> DiagonalGaussian:
@@ -23,7 +23,7 @@ def standard_normal_prior(like: Tensor) -> DiagonalGaussian:
 
 
 def relaxed_bernoulli(
-    logit: Float[Tensor, "*shape"], draw: Float[Tensor, "*shape"], temperature: float
+    logit: Float[Tensor, "*shape"], draw: Float[Tensor, "*shape"], temperature: Float[Tensor, ""] | float
 ) -> Float[Tensor, "*shape"]:
     """A relaxed sample (Maddison et al. 2017) of probability sigmoid(logit).
 

@@ -106,8 +106,11 @@ class MarioNette(nn.Module):
     ):
         super().__init__()
         _check_sizes(image_size, layer_size, dim_z, dim_bg if num_backgrounds else None)
+        for flag, count in (("num_layers", num_layers), ("num_classes", num_classes)):
+            if count < 1:
+                raise ValueError(f"--{flag} {count}: expected at least 1")
         if len(presence_weights) not in (1, num_layers):
-            raise ValueError(f"w_probs: expected 1 weight or {num_layers}, one per layer, found {presence_weights}")
+            raise ValueError(f"--w_probs: expected 1 weight or {num_layers}, one per layer, found {presence_weights}")
         side, size = image_size[0], 2 * image_size[0] // layer_size
         self.num_layers, self.patch_size = num_layers, size
         self.beta_weight = beta_weight

@@ -12,9 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import ContinuousBernoulli, kl_divergence
 
-from clevrtex.models.latents import bernoulli_kl
+from clevrtex.models.latents import LEAST_UNIFORM, bernoulli_kl, relaxed_bernoulli
 
-EPSILON = 2.0**-23  # of float32
 LEAST_PROBABILITY = 1e-6
 
 PresenceName = Literal[
@@ -80,7 +79,7 @@ class Presence:
             return torch.where(value > 0.5, p.log(), (1 - p).log())
         if self.name == "continuousbernoulli":
             return ContinuousBernoulli(p, validate_args=False).log_prob(value)
-        value = value.clamp(EPSILON, 1 - EPSILON)
+        value = value.clamp(LEAST_UNIFORM, 1 - LEAST_UNIFORM)
         # The logit of a relaxed presence is a logistic draw around that of p, divided by the temperature.
         difference = p.logit() - value.logit() * self.temperature
         logistic = difference - 2 * F.softplus(difference) + torch.as_tensor(self.temperature, device=p.device).log()
@@ -101,9 +100,8 @@ class Presence:
         return self.prob.clamp(LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
 
     def _relaxed(self, draw: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        logistic = uniform(draw).clamp(EPSILON, 1 - EPSILON).logit()
-        relaxed = ((logistic + self._clamped.logit()) / self.temperature).sigmoid()
-        return relaxed.clamp(torch.finfo(relaxed.dtype).tiny, 1 - EPSILON)
+        relaxed = relaxed_bernoulli(self._clamped.logit(), draw, self.temperature)
+        return relaxed.clamp(torch.finfo(relaxed.dtype).tiny, 1 - LEAST_UNIFORM)
 
 
 @torch.no_grad()

@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from clevrtex.models.cells import check_image_size, with_rest
 from clevrtex.models.frames import paste_frames
-from clevrtex.models.glimpses import boxes
 from clevrtex.models.space_background import Background, BackgroundModule
 from clevrtex.models.space_foreground import EPSILON, Foreground, ForegroundModule
-from clevrtex.models.space_sizes import PUBLISHED_SCHEDULES, PUBLISHED_SIZES, Schedules, Sizes, check_image_size
+from clevrtex.models.space_sizes import PUBLISHED_SCHEDULES, PUBLISHED_SIZES, Schedules, Sizes
 from core.nn.noise import Noise, ShardedNoise, standard_normal
 from core.types import Decomposition
 
@@ -23,6 +23,8 @@ LEAST_ALPHA = 1e-6
 BOUNDARY_STD = 0.7
 FRAME_SIDE, FRAME_WIDTH = 21, 2
 PUBLISHED_GRID, SMALLEST_CELL = 8, 8
+SMALLEST, LARGEST = 32, 256
+"""Sides of images that the decoders can make."""
 
 
 @dataclass
@@ -62,7 +64,7 @@ class SPACE(nn.Module):
         schedules: Schedules = PUBLISHED_SCHEDULES,
     ):
         super().__init__()
-        check_image_size(image_size)
+        check_image_size(image_size, SMALLEST, LARGEST, "SPACE")
         self.image_size = image_size
         self.foreground_std = foreground_std
         self.schedules = schedules
@@ -107,20 +109,14 @@ class SPACE(nn.Module):
         (B, 3, H, W), and `nll` per image (nats).
         """
         found = self(batch["image"], noise)
-        foreground, background, objects = found.foreground, found.background, found.foreground.objects
-        left_over = (1 - foreground.masks.sum(dim=1, keepdim=True)).clamp(min=0)
-        masks = torch.cat((left_over, foreground.masks), dim=1)
+        foreground, background = found.foreground, found.background
         colours = foreground.premultiplied / foreground.masks[:, :, None].clamp(min=LEAST_ALPHA)
         return Decomposition(
             recon=found.picture.clamp(0, 1),
-            masks=masks / masks.sum(dim=1, keepdim=True),
+            masks=with_rest(foreground.masks),
             rgb=torch.cat((background.picture[:, None], colours), dim=1),
-            extras={
-                "presence": objects.presence,
-                "counts": objects.presence.round().sum(dim=1),
-                "boxes": boxes(objects.where, self.image_size),
-                "depth": objects.depth[..., 0],
-                "what": objects.what,
+            extras=foreground.objects.extras(self.image_size)
+            | {
                 "background": background.picture,
                 "background_masks": background.masks,
                 "background_components": background.components,

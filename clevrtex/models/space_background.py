@@ -17,6 +17,7 @@ from clevrtex.models.batch_norm import BatchNorm2d
 from clevrtex.models.celu_layers import Layer, convolution
 from clevrtex.models.iodine_decoder import coordinate_grid
 from clevrtex.models.latents import gaussian
+from clevrtex.models.recomputing import Recomputing
 from clevrtex.models.space_sizes import Sizes, enlarging_layers, scales_to
 from core.nn.noise import Noise
 from emorl.models.gaussian import DiagonalGaussian, kl_divergence
@@ -47,11 +48,11 @@ def encoder_layers(image_side: int, channels: int, widths: tuple[int, ...], outp
     return [*modules, nn.Flatten(), nn.Linear(channels * (image_side >> len(widths)) ** 2, outputs)]
 
 
-def picture_decoder(image_side: int, latent_size: int, channels: int, scales: tuple[int, ...]) -> nn.Sequential:
+def picture_decoder(image_side: int, latent_size: int, channels: int, scales: tuple[int, ...]) -> Recomputing:
     """A vector as a map of one pixel, enlarged to `channels` of a picture before any squashing."""
     layers = [Layer(width, 1, scale, groups) for (width, groups), scale in zip(LATE, scales_to(image_side, scales))]
     last = LATE[-1][0]
-    return nn.Sequential(
+    return Recomputing(
         *enlarging_layers(latent_size, layers),
         *convolution(last, Layer(last, 3, 1, LATE[-1][1])),
         nn.Conv2d(last, channels, 3, padding=1),
@@ -69,7 +70,7 @@ class ComponentDecoder(nn.Module):
         modules: list[nn.Module] = []
         for channels in (latent_size + 2, 32, 32, 32):
             modules += [nn.Conv2d(channels, 32, 3), BatchNorm2d(32), nn.ELU(inplace=True)]
-        self.layers = nn.Sequential(*modules, nn.Conv2d(32, 3, 1))
+        self.layers = Recomputing(*modules, nn.Conv2d(32, 3, 1))
         grid = coordinate_grid(image_side + 8, image_side + 8).flip(0)  # columns before rows
         self.register_buffer("grid", grid, persistent=False)
 
@@ -91,7 +92,7 @@ class BackgroundModule(nn.Module):
         self.std = std
         hidden = sizes.mask_hidden
         features = encoder_layers(image_side, 3, (64,) * 4, sizes.background_features)
-        self.image_encoder = nn.Sequential(*features, nn.ELU())
+        self.image_encoder = Recomputing(*features, nn.ELU())
         self.first_mask = nn.Parameter(torch.zeros(sizes.mask))
         self.mask_hidden = nn.Parameter(torch.zeros(hidden))
         self.mask_cell = nn.Parameter(torch.zeros(hidden))
@@ -102,7 +103,7 @@ class BackgroundModule(nn.Module):
         self.prior_cell = nn.Parameter(torch.zeros(hidden))
         self.prior_lstm = nn.LSTMCell(sizes.mask, hidden)
         self.mask_prior = nn.Linear(hidden, 2 * sizes.mask)
-        self.component_encoder = nn.Sequential(*encoder_layers(image_side, 4, (32, 32, 64, 64), 2 * sizes.component))
+        self.component_encoder = Recomputing(*encoder_layers(image_side, 4, (32, 32, 64, 64), 2 * sizes.component))
         self.component_prior = nn.Sequential(
             nn.Linear(sizes.mask, sizes.component_hidden),
             nn.ELU(),

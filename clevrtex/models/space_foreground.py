@@ -9,31 +9,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from clevrtex.models.cells import Objects, centres, presence_logits
 from clevrtex.models.celu_layers import Layer, convolution, stack
 from clevrtex.models.frames import paste_frames
 from clevrtex.models.glimpses import paste, read_glimpses
 from clevrtex.models.latents import bernoulli_kl, gaussian, relaxed_bernoulli, standard_normal_prior
+from clevrtex.models.recomputing import Recomputing
 from clevrtex.models.space_sizes import Schedules, Sizes, enlarging_layers
 from core.nn.noise import Noise
 from emorl.models.gaussian import DiagonalGaussian, kl_divergence
 
 GLIMPSE_SIDE = 32
-LOGIT_SCALE = 8.8
 LEAST_SCALE_STD = 1e-15
 EPSILON = 1e-9
 SHARPNESS = 100.0
 BOUNDARY_WIDTH = 6
 BOUNDARY_WEIGHT = 1000.0
-
-
-@dataclass
-class Objects:
-    """Samples. `where` is a window as in glimpses.py."""
-
-    presence: Float[Tensor, "B N"]
-    where: Float[Tensor, "B N 4"]
-    depth: Float[Tensor, "B N 1"]
-    what: Float[Tensor, "B N D"]
 
 
 @dataclass
@@ -88,7 +79,7 @@ class WhatEncoder(nn.Module):
     def __init__(self, what_size: int):
         super().__init__()
         layers = [Layer(16, 3, 1, 4), Layer(32, 4, 2, 8), Layer(32, 3, 1, 4), Layer(64, 4, 2, 8)]
-        self.layers = stack(convolution, 3, [*layers, Layer(128, 4, 2, 8), Layer(256, 4, 0, 16)])
+        self.layers = Recomputing(*stack(convolution, 3, [*layers, Layer(128, 4, 2, 8), Layer(256, 4, 0, 16)]))
         self.project = nn.Linear(256, 2 * what_size)
 
     def forward(self, glimpses: Float[Tensor, "S 3 h w"]) -> DiagonalGaussian:
@@ -101,7 +92,7 @@ class GlimpseDecoder(nn.Module):
     def __init__(self, what_size: int):
         super().__init__()
         layers = [Layer(128, 1, 2, 16), Layer(128, 1, 2, 16), Layer(64, 1, 2, 8), Layer(32, 1, 2, 8)]
-        self.layers = nn.Sequential(*enlarging_layers(what_size, [*layers, Layer(16, 1, 2, 4)]))
+        self.layers = Recomputing(*enlarging_layers(what_size, [*layers, Layer(16, 1, 2, 4)]))
         self.colour = nn.Conv2d(16, 3, 3, padding=1)
         self.alpha = nn.Conv2d(16, 1, 3, padding=1)
 
@@ -115,7 +106,6 @@ class ForegroundModule(nn.Module):
 
     def __init__(self, image_side: int, grid: int, sizes: Sizes, schedules: Schedules):
         super().__init__()
-        self.grid = grid
         self.schedules = schedules
         self.cell_encoder = CellEncoder(image_side, grid, sizes.foreground_features)
         self.what_encoder = WhatEncoder(sizes.what)
@@ -124,27 +114,20 @@ class ForegroundModule(nn.Module):
     def forward(self, image: Float[Tensor, "B 3 H W"], noise: Noise, step: int) -> Foreground:
         """The draws `presence` (B, N), `depth` (B, N, 1), `scale` and `shift` (B, N, 2), `what` (B, N, D)."""
         presence, depth, scale, shift = self.cell_encoder(image)
-        logit = LOGIT_SCALE * presence[..., 0].tanh()
+        logit = presence_logits(presence)
         posteriors = {"depth": gaussian(depth), "scale": gaussian(scale, LEAST_SCALE_STD), "shift": gaussian(shift)}
         draw = noise("presence", tuple(logit.shape))
         presence = relaxed_bernoulli(logit, draw, self.schedules.temperature(step))
         depth, scale, shift = (
             posterior.sample(noise(name, tuple(posterior.mean.shape))) for name, posterior in posteriors.items()
         )
-        where = self._windows(scale, shift)
+        where = torch.cat((scale.sigmoid(), centres(shift)), dim=-1)
         glimpses = read_glimpses(image, where, (GLIMPSE_SIDE, GLIMPSE_SIDE))
         what = self.what_encoder(glimpses.flatten(0, 1))
         what = DiagonalGaussian(*(value.unflatten(0, presence.shape) for value in (what.mean, what.std)))
         objects = Objects(presence, where, depth, what.sample(noise("what", tuple(what.mean.shape))))
         kl = self._kl(logit, {"what": what, **posteriors}, step)
         return self._render(objects, logit, kl, (image.shape[2], image.shape[3]))
-
-    def _windows(self, scale: Float[Tensor, "B N 2"], shift: Float[Tensor, "B N 2"]) -> Float[Tensor, "B N 4"]:
-        """From scale and shift in their cell, unsquashed. An object may be a cell's width from its cell."""
-        cells = torch.arange(self.grid, device=scale.device)
-        offset = torch.stack((cells.repeat(self.grid), cells.repeat_interleave(self.grid)), dim=-1)
-        centre = 2 / self.grid * (offset + 0.5 + shift.tanh()) - 1
-        return torch.cat((scale.sigmoid(), centre), dim=-1)
 
     def _kl(
         self, logit: Float[Tensor, "B N"], posteriors: dict[str, DiagonalGaussian], step: int

@@ -9,7 +9,6 @@ from torch import nn
 from clevrtex.models.annealing import Ramp
 from clevrtex.models.celu_layers import Layer, convolution, subpixel
 
-SMALLEST, LARGEST = 32, 256
 PRESENCE_PRIOR = Ramp(4000, 10_000, 0.1, 0.01)
 SCALE_PRIOR = Ramp(10_000, 20_000, -1.0, -2.0)
 TEMPERATURE = Ramp(0, 10_000, 2.5, 2.5)
@@ -46,16 +45,6 @@ class Schedules:
 
 PUBLISHED_SIZES = Sizes()
 PUBLISHED_SCHEDULES = Schedules()
-
-
-def check_image_size(image_size: tuple[int, int]) -> None:
-    """Raises ValueError for a size that the decoders cannot make."""
-    side = image_size[0]
-    if image_size != (side, side) or side & (side - 1) or not SMALLEST <= side <= LARGEST:
-        raise ValueError(
-            f"--data: SPACE takes square images whose side is a power of two from {SMALLEST} to {LARGEST}, found "
-            f"{image_size[0]}x{image_size[1]}; give such a size, as in --data 'clevr-crop-(128,128)'"
-        )
 
 
 def scales_to(side: int, published: Sequence[int]) -> list[int]:

@@ -60,6 +60,8 @@ class SPAIR(nn.Module):
     `pres_dist_name` are those of the presences, `output_hparam` is the standard deviation of a pixel, `beta_*` are
     weights of the divergences, and `mask` is how much those of an object depend on its presence.
 
+    Raises ValueError for pictures that are smaller than a cell.
+
     `as_original` repeats what the original does otherwise: with a `mask` the simple variant takes the boxes' divergence
     for the depths', `kl` is a mean over cells, and `factored` multiplies objects by their share twice and knows no
     mixture of objects and background.
@@ -257,6 +259,9 @@ class SPAIR(nn.Module):
 
 
 def _grid_size(backbone: nn.Module, image_size: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of cells."""
+    """Rows and columns of cells. Raises ValueError where there is none."""
     dry = deepcopy(backbone).to("meta")
-    return tuple(dry(torch.empty(1, 3, *image_size, device="meta")).shape[2:])
+    try:
+        return tuple(dry(torch.empty(1, 3, *image_size, device="meta")).shape[2:])
+    except RuntimeError as error:
+        raise ValueError(f"pictures of {image_size[0]}x{image_size[1]} are too small; take larger ones") from error

@@ -1,4 +1,4 @@
-"""Checkpoints of the original ClevrTex code (karazijal/clevrtex), which PyTorch Lightning wrote."""
+"""Checkpoints of the original ClevrTex code (karazijal/clevrtex), which PyTorch Lightning wrote; not MarioNette's."""
 
 import importlib
 from collections.abc import Mapping
@@ -54,6 +54,10 @@ def read_weights(path: Path, model: str) -> dict[str, Tensor]:
 
     Raises CheckpointError.
     """
+    if model == "marionette":
+        from clevrtex.original.marionette import read_both
+
+        return read_both(path)
     checkpoint = read(path)
     if is_original(checkpoint):
         return original_weights(checkpoint, model, path)

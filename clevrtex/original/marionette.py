@@ -85,6 +85,23 @@ def read_background(path: Path) -> dict[str, Tensor]:
     return {BACKGROUND + key: value for key, value in _weights(path).items()}
 
 
+def read_both(path: Path, background: Path | None = None) -> dict[str, Tensor]:
+    """Our weights from a `model/<name>.pth`, and where that lacks them, its backgrounds from `background`.
+
+    By default that is `bg/<name>.pth` beside `model/`. Raises CheckpointError.
+    """
+    weights = read_model(path)
+    if any(key.startswith((BACKGROUND, "background_colour")) for key in weights) and background is None:
+        return weights
+    background = background or path.absolute().parent.parent / "bg" / path.name
+    if not background.is_file():
+        raise CheckpointError(
+            f"{path}: the original keeps a model's backgrounds in a file of their own, and {background} is not there. "
+            "Put it there, or name it with --load_bg of `python -m clevrtex.marionet.train` and `.evaluate`"
+        )
+    return weights | read_background(background)
+
+
 def _weights(path: Path) -> Mapping[str, Tensor]:
     state = original.read(path)
     if not isinstance(state.get("model"), Mapping):

@@ -353,3 +353,11 @@ def test_one_slot_alone() -> None:
     model.loss({"image": images()}, 0)["loss"].backward()
     with torch.no_grad():
         assert model.eval().decompose({"image": images()}).validate().masks.shape[1] == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "flag"), [("num_slots", "slots"), ("num_sprites", "sprites"), ("num_backgrounds", "n_bg")]
+)
+def test_at_least_one_of_everything(option: str, flag: str) -> None:
+    with pytest.raises(ValueError, match=f"--{flag} 0: expected at least 1"):
+        DTISprites(SIZE, **{option: 0})

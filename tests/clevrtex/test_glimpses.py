@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clevrtex.models.broadcast_vae import BroadcastDecoder
+from clevrtex.models.frames import paste_frames
 from clevrtex.models.glimpses import boxes, edges, inverse, paste, read_glimpses
 from clevrtex.models.pixel_distributions import DiscretisedLogistic, DiscretisedLogisticMixture
 from clevrtex.models.presence import Presence, count_prior, presence_name
@@ -57,6 +58,15 @@ def test_many_windows_are_windows_one_by_one() -> None:
         torch.testing.assert_close(glimpses[:, index], sampled(image, where[:, index], PATCH))
         theirs = sampled(patches[:, index], inverse(where[:, index]), SIZE)
         torch.testing.assert_close(pasted[:, index], theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_frames_are_pasted_as_patches() -> None:
+    where, brightness = windows(2, 5), rand(2, 5, 3, seed=3)
+    frame = torch.ones(8, 8)
+    frame[2:-2, 2:-2] = 0
+    patches = brightness[..., None, None] * frame
+    found = paste_frames(where, brightness, SIZE, 8, 2, 0.0)
+    torch.testing.assert_close(found, paste(patches, where, SIZE).sum(dim=1), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("aligned", [False, True])

@@ -6,12 +6,19 @@ from torch import Tensor, nn
 
 from clevrtex.models import gnm
 from clevrtex.models.annealing import Ramp
-from clevrtex.models.frames import frame
+from clevrtex.models.cells import Objects
 from clevrtex.models.gnm import GNM, in_curriculum
-from clevrtex.models.gnm_objects import Objects, windows
+from clevrtex.models.gnm_objects import windows
 from clevrtex.models.repeated_linear import to_repeat
 from clevrtex.original.gnm import from_original, to_original
-from core.nn.noise import Noise, ShardedNoise
+from tests.clevrtex_sprite_models import (
+    assert_close_in_bfloat16,
+    assert_names_go_there_and_back,
+    assert_wants_squares,
+    images,
+    noise_of,
+    parameters_out_of_reach,
+)
 
 SIDE, CELLS, WHAT = 32, 16, 5
 DIVERGENCES = {"pres", "where", "what", "depth", "bg", "aux_pres", "aux_where", "aux_what", "aux_depth", "aux_bg"}
@@ -21,20 +28,6 @@ DIVERGENCES = {f"kl_{name}" for name in DIVERGENCES | {"global"}}
 def model_of(side: int = SIDE, **options: object) -> GNM:
     torch.manual_seed(0)
     return GNM((side, side), what_size=WHAT, background_size=3, global_size=4, **options)
-
-
-def images(count: int = 2, side: int = SIDE) -> Tensor:
-    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(1))
-
-
-def noise_of(rows: slice, count: int) -> Noise:
-    """Draws of some of `count` images, the same for each of them in whatever batch it is."""
-
-    def draw(name: str, shape: tuple[int, ...]) -> Tensor:
-        generator = torch.Generator().manual_seed(sum(map(ord, name)))
-        return torch.randn(count, *shape[1:], generator=generator)[rows]
-
-    return draw
 
 
 @pytest.mark.parametrize("side", [32, 64])
@@ -121,10 +114,7 @@ def test_loss_is_made_of_its_terms_and_reaches_every_parameter(step: int) -> Non
     torch.testing.assert_close(terms["loss"], -terms["elbo"])
     assert (terms["kl_global"] == 0) == (step == 0)
     terms["loss"].backward()
-    missing = [
-        name for name, value in model.named_parameters() if value.grad is None or not value.grad.isfinite().all()
-    ]
-    assert not missing
+    assert not parameters_out_of_reach(model)
 
 
 def test_training_decodes_the_objects_once() -> None:
@@ -176,16 +166,7 @@ def test_reconstruction_from_the_prior_depends_on_the_image() -> None:
 
 
 def test_bfloat16_stays_close() -> None:
-    model = model_of()
-    model.noise = ShardedNoise(seed=1)
-    full = model.loss({"image": images()}, 0)
-    with torch.autocast("cpu", torch.bfloat16):
-        half = model.loss({"image": images()}, 0)
-    for name, value in half.items():
-        assert value.dtype == torch.float32
-        torch.testing.assert_close(value, full[name], rtol=0.1, atol=1.0)
-    half["loss"].backward()
-    assert all(value.grad.dtype == torch.float32 and value.grad.isfinite().all() for value in model.parameters())
+    assert_close_in_bfloat16(model_of(), atol=1.0)
 
 
 def test_gradients_of_repeated_layers_are_those_of_plain_ones() -> None:
@@ -205,27 +186,16 @@ def test_gradients_of_repeated_layers_are_those_of_plain_ones() -> None:
         torch.testing.assert_close(to_repeat(layers)(start), layers(start))
 
 
-def test_frame() -> None:
-    assert frame(5, 2).tolist() == [[1] * 5, [1] * 5, [1, 1, 0, 1, 1], [1] * 5, [1] * 5]
-
-
 def test_original_names_there_and_back() -> None:
     state = model_of().state_dict()
-    theirs = to_original(state)
-    assert theirs["global_struct_draw.rnn_enc.h_0"].shape == (1, 128, 4, 4)
+    assert to_original(state)["global_struct_draw.rnn_enc.h_0"].shape == (1, 128, 4, 4)
     constants = {"background": torch.zeros(1), "aux_p_pres_probs": torch.zeros(()), "aux_p_bg_mean": torch.zeros(1)}
-    back = from_original({f"model.{key}": value for key, value in (theirs | constants).items()})
-    assert back.keys() == state.keys()
-    assert all(torch.equal(back[key], state[key]) for key in state)
-    with pytest.raises(ValueError, match=r"'img_encoder\.0\.weight' is no parameter of GNM"):
-        from_original({"img_encoder.0.weight": torch.zeros(1)})
+    assert_names_go_there_and_back("GNM", state, to_original, from_original, constants)
 
 
 def test_published_size_has_the_parameters_of_the_original() -> None:
     assert sum(value.numel() for value in GNM().parameters()) == 8_636_446
 
 
-@pytest.mark.parametrize("size", [(16, 16), (96, 96), (64, 128)])
-def test_images_that_do_not_fit(size: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match=rf"--data: GNM takes square images .* found {size[0]}x{size[1]}"):
-        GNM(size)
+def test_images_that_do_not_fit() -> None:
+    assert_wants_squares(GNM, "GNM")

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clevrtex.experiments.marionette import MarioNette as Experiment
+from clevrtex.framework.commandline import UsageError
 from clevrtex.marionet.checkpoints import EpochFiles, find
 from clevrtex.marionet.pictures import by_similarity, checkerboard, training_pictures
 from clevrtex.marionet.training import framed
@@ -15,6 +16,7 @@ from clevrtex.models import sprite_layers
 from clevrtex.models.image_pyramid import pyramid_loss, smooth
 from clevrtex.models.marionette import Inference, MarioNette, indecision, psnr
 from clevrtex.models.partial_convolution import DownBlock, Encoder, PartialConv2d, coverage_ratio
+from clevrtex.original import read_weights
 from clevrtex.original.marionette import arguments_of, from_original, read_background, read_model, to_original
 from core.nn.noise import Noise, ShardedNoise
 from core.training.checkpoint import CheckpointError
@@ -236,6 +238,7 @@ def test_bfloat16_stays_close() -> None:
         ({"image_size": (32, 48)}, "found pictures of 32x48"),
         ({"image_size": (48, 48), "layer_size": 6}, "--background 0"),
         ({"presence_weights": (1.0, 2.0, 3.0)}, "w_probs: expected 1 weight or 2, one per layer"),
+        ({"num_classes": 0}, "--num_classes 0: expected at least 1"),
     ],
     ids=str,
 )
@@ -252,6 +255,11 @@ def test_published_size_has_the_parameters_of_the_original() -> None:
     assert sum(counts) + of_backgrounds == 7_231_355
 
 
+def test_colours_have_three_parts() -> None:
+    with pytest.raises(UsageError, match=r"--background_color \[0.5\]: expected red, green and blue"):
+        Experiment(background_color=[0.5])
+
+
 def test_optimiser_has_a_rate_for_backgrounds() -> None:
     experiment = Experiment(learning_rate=0.5, learning_rate_bg=0.25)
     groups = experiment.build_optimizer(marionette()).param_groups
@@ -259,6 +267,8 @@ def test_optimiser_has_a_rate_for_backgrounds() -> None:
     assert groups[0]["lr"] == 0.5
     with pytest.raises(ValueError, match="--optim 'adam': MarioNette is trained with adamw"):
         Experiment(optim="adam").build_optimizer(marionette())
+    with pytest.raises(ValueError, match="--tune: looks for one learning rate of --optim, and MarioNette has two"):
+        Experiment().range_tested()
 
 
 @pytest.mark.parametrize("options", [{}, {"spatial_transformer": False}, {"num_backgrounds": 0}], ids=str)
@@ -280,6 +290,24 @@ def test_original_files_there_and_back(tmp_path: Path, options: dict) -> None:
     torch.save({"model": {"slots": torch.zeros(1)}}, tmp_path / "model.pth")
     with pytest.raises(CheckpointError, match="'slots' is no parameter of MarioNette"):
         read_model(tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize("options", [{}, {"num_backgrounds": 0}], ids=str)
+def test_weights_from_original_files(tmp_path: Path, options: dict) -> None:
+    """Which stand beside each other as the original writes them."""
+    wanted = marionette(**options).state_dict()
+    theirs = to_original(wanted)
+    for folder, prefix in (("model", "model."), ("bg", "background.")):
+        weights = {key.removeprefix(prefix): value for key, value in theirs.items() if key.startswith(prefix)}
+        (tmp_path / folder).mkdir()
+        torch.save({"model": weights, "meta": None}, tmp_path / folder / "epoch_0.pth")
+    found = read_weights(tmp_path / "model/epoch_0.pth", "marionette")
+    assert found.keys() == wanted.keys()
+    assert all(value.equal(wanted[name]) for name, value in found.items())
+    if not options:
+        (tmp_path / "bg/epoch_0.pth").unlink()
+        with pytest.raises(CheckpointError, match=r"bg/epoch_0.pth is not there. Put it there, or name it"):
+            read_weights(tmp_path / "model/epoch_0.pth", "marionette")
 
 
 def test_only_the_newest_epoch_is_kept(tmp_path: Path) -> None:

@@ -1,16 +1,27 @@
 """Properties of SPACE and of its two optimisers, whatever the weights."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from clevrtex.experiments.space import SPACE as Experiment
 from clevrtex.framework.joint_optimizer import JointOptimizer
+from clevrtex.models.batch_norm import BatchNorm2d
+from clevrtex.models.recomputing import Recomputing
 from clevrtex.models.space import SPACE
 from clevrtex.models.space_sizes import Schedules, Sizes, scales_to
 from clevrtex.original.space import from_original, to_original
-from core.nn.noise import Noise, ShardedNoise
 from core.training.checkpoint import load, save
+from tests.clevrtex_sprite_models import (
+    assert_close_in_bfloat16,
+    assert_names_go_there_and_back,
+    assert_wants_squares,
+    images,
+    noise_of,
+    parameters_out_of_reach,
+)
 
 SIDE, CELLS = 32, 16
 SMALL = Sizes(what=6, foreground_features=16, mask=5, component=4, background_features=8, mask_hidden=7)
@@ -19,20 +30,6 @@ SMALL = Sizes(what=6, foreground_features=16, mask=5, component=4, background_fe
 def model_of(side: int = SIDE, **options: object) -> SPACE:
     torch.manual_seed(0)
     return SPACE((side, side), num_components=options.pop("num_components", 3), sizes=SMALL, **options)
-
-
-def images(count: int = 2, side: int = SIDE) -> Tensor:
-    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(1))
-
-
-def noise_of(rows: slice, count: int) -> Noise:
-    """Draws of some of `count` images, the same for each of them in whatever batch it is."""
-
-    def draw(name: str, shape: tuple[int, ...]) -> Tensor:
-        generator = torch.Generator().manual_seed(sum(map(ord, name)))
-        return torch.randn(count, *shape[1:], generator=generator)[rows]
-
-    return draw
 
 
 @pytest.mark.parametrize(("side", "grid", "cells"), [(32, None, 16), (64, None, 64), (64, 4, 16), (128, 4, 16)])
@@ -81,10 +78,7 @@ def test_loss_is_made_of_its_terms(num_components: int) -> None:
     torch.testing.assert_close(terms["loss"], terms["boundary_loss"] - terms["elbo"])
     terms["loss"].backward()
     if num_components > 1:
-        missing = [
-            name for name, value in model.named_parameters() if value.grad is None or not value.grad.isfinite().all()
-        ]
-        assert not missing
+        assert not parameters_out_of_reach(model)
 
 
 def test_schedules() -> None:
@@ -112,41 +106,46 @@ def test_enlargements_make_the_image(side: int, scales: list[int]) -> None:
     assert scales_to(side, (4, 2, 4, 4)) == scales
 
 
+def test_recomputing_layers_keep_less_and_give_the_same() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3), BatchNorm2d(8), nn.ELU(inplace=True), nn.Conv2d(8, 8, 3), nn.CELU(inplace=True)]
+    layers += [nn.GroupNorm(2, 8), nn.Conv2d(8, 4, 3)]
+    outcomes = []
+    for kind in (nn.Sequential, Recomputing):
+        model, image, kept = kind(*deepcopy(layers)), images(2, 16).requires_grad_(), {}
+
+        def keep(value: Tensor, kept: dict[int, int] = kept) -> Tensor:
+            kept[value.data_ptr()] = value.nbytes
+            return value
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+            found = model(image)
+        gradients = torch.autograd.grad(found.square().sum(), [image, *model.parameters()])
+        outcomes.append((sum(kept.values()), [found, *gradients, *model.buffers()]))
+    (plain_bytes, plain), (bytes_kept, recomputed) = outcomes
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(recomputed, plain, strict=True))
+    assert bytes_kept < 0.7 * plain_bytes
+
+
 def test_bfloat16_stays_close() -> None:
-    model = model_of()
-    model.noise = ShardedNoise(seed=1)
-    full = model.loss({"image": images()}, 0)
-    with torch.autocast("cpu", torch.bfloat16):
-        half = model.loss({"image": images()}, 0)
-    for name, value in half.items():
-        assert value.dtype == torch.float32
-        torch.testing.assert_close(value, full[name], rtol=0.1, atol=2.0)
-    half["loss"].backward()
-    assert all(value.grad.dtype == torch.float32 and value.grad.isfinite().all() for value in model.parameters())
+    assert_close_in_bfloat16(model_of(), atol=2.0)
 
 
 @pytest.mark.parametrize("num_components", [1, 3])
 def test_original_names_there_and_back(num_components: int) -> None:
     state = model_of(num_components=num_components).state_dict()
-    theirs = to_original(state)
     last = "bg_module.comp_decoder.dec.34.weight" if num_components == 1 else "bg_module.comp_decoder.decoder.12.weight"
-    assert theirs[last].shape[0] == 3
+    assert to_original(state)[last].shape[0] == 3
     constants = {"fg_module.tau": torch.zeros(()), "fg_module.img_encoder.offset": torch.zeros(2, 4, 4)}
-    back = from_original({f"model.{key}": value for key, value in (theirs | constants).items()})
-    assert back.keys() == state.keys()
-    assert all(torch.equal(back[key], state[key]) for key in state)
-    with pytest.raises(ValueError, match=r"'fg_modul\.z' is no parameter of SPACE"):
-        from_original({"fg_modul.z": torch.zeros(1)})
+    assert_names_go_there_and_back("SPACE", state, to_original, from_original, constants)
 
 
 def test_published_size_has_the_parameters_of_the_original() -> None:
     assert sum(value.numel() for value in SPACE().parameters()) == 5_307_651
 
 
-@pytest.mark.parametrize("size", [(16, 16), (96, 96), (64, 128)])
-def test_images_that_do_not_fit(size: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match=rf"--data: SPACE takes square images .* found {size[0]}x{size[1]}"):
-        SPACE(size)
+def test_images_that_do_not_fit() -> None:
+    assert_wants_squares(SPACE, "SPACE")
 
 
 def test_grids_that_do_not_fit() -> None:
@@ -156,6 +155,8 @@ def test_grids_that_do_not_fit() -> None:
 
 def test_each_parameter_has_its_optimizer() -> None:
     model = model_of()
+    with pytest.raises(ValueError, match="--tune: SPACE is always trained with two optimisers"):
+        Experiment().range_tested()
     optimizer = Experiment().build_optimizer(model)
     foreground, background = optimizer.param_groups
     assert [type(member) for member in optimizer.members] == [torch.optim.RMSprop, torch.optim.Adam]

@@ -259,6 +259,11 @@ def test_name_of_a_distribution_that_there_is_not() -> None:
         model(images())
 
 
+def test_pictures_smaller_than_a_cell() -> None:
+    with pytest.raises(ValueError, match="pictures of 2x2 are too small"):
+        SPAIR((2, 2), large=False)
+
+
 @pytest.mark.parametrize("options", [{}, {"large": True}, {"simple": True}, {"background_size": 0}])
 def test_original_names_and_back(options: dict) -> None:
     state = spair((64, 64), **options).state_dict()

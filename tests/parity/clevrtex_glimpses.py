@@ -12,7 +12,7 @@ from torch.distributions import Bernoulli, ContinuousBernoulli, Normal
 from clevrtex.models import gnm_objects
 from clevrtex.models.broadcast_vae import BroadcastDecoder, ConvEncoder
 from clevrtex.models.celu_layers import Layer, convolution, stack
-from clevrtex.models.frames import frame
+from clevrtex.models.frames import paste_frames
 from clevrtex.models.glimpses import boxes, edges, inverse, paste, read_glimpses
 from clevrtex.models.latents import bernoulli_kl
 from clevrtex.models.pixel_distributions import DiscretisedLogistic, DiscretisedLogisticMixture
@@ -67,7 +67,9 @@ def check_windows(case: Case, tmp_path: Path) -> None:
         ours |= recorded(f"{model}.glimpse", reading(patch_size), image, where)
         ours |= recorded(f"{model}.insert", pasting(size, epsilon), patch, where)
         ours |= {f"{model}.kl_bern": bernoulli_kl(case["in/logits"].sigmoid(), PRIOR_PRESENCE)}
-    ours |= {"boundary_kernel": BOUNDARY_VALUE * frame(len(case["out/boundary_kernel"]), BOUNDARY_WIDTH)}
+    side, whole = len(case["out/boundary_kernel"]), torch.tensor([[[1.0, 1.0, 0.0, 0.0]]])
+    kernel = paste_frames(whole, torch.full((1, 1, 1), BOUNDARY_VALUE), (side, side), side, BOUNDARY_WIDTH, 0.0)
+    ours |= {"boundary_kernel": kernel[0, 0]}
     check_outputs(case, ours)
 
 

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from clevrtex.framework.optim import build_optimizer
 from clevrtex.models import gnm
+from clevrtex.models.cells import LOGIT_SCALE
 from clevrtex.models.celu_layers import Layer
 from clevrtex.models.glimpses import paste
 from clevrtex.models.gnm import GNM, Inference, Scene
 from clevrtex.models.gnm_architecture import Architecture
-from clevrtex.models.gnm_objects import EPSILON, LOGIT_SCALE
+from clevrtex.models.gnm_objects import EPSILON
 from clevrtex.original.gnm import from_original, to_original
 from core.nn.noise import Noise
 from core.training.checkpoint import CheckpointFolder
