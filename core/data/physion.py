@@ -5,6 +5,9 @@ or folders `<name>/%06d.jpg` beside them; `readout_labels.csv` and `labels.csv` 
 
 The published splits come with this module (`physion_splits.json.gz`). A data set that has others brings them along:
 `splits/<subset>_<split>.json`, an object {scenario: [path of an mp4, ...]}, and `splits/bad_stimuli.txt`.
+
+Words that a dVAE found in the frames lie in `PhysionTrainNpys-<its name>/` and `PhysionTestNpys-<its name>/`, laid out
+as the mp4 files: `<name>.npy`, int16 [frames, h * w].
 """
 
 import csv
@@ -18,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int32
 from torch import Tensor
 
 from core.data.clip_reader import ClipReader
@@ -57,7 +61,8 @@ class Physion(ClipReader):
 
     Only the first `video_len` frames count. `tasks` are scenarios, or ("all",). With `labels`, `read(indices)` also
     gives `label` (n,) int64, 1 if the two marked objects touch, and `scenario` (n,) int64, its place in SCENARIOS, and
-    the 29 videos that Physion's authors found to be flawed are left out of the test subset.
+    the 29 videos that Physion's authors found to be flawed are left out of the test subset. With `tokens`, the name of
+    a dVAE, it also gives `token_id` (n, T, h * w) int32, the words of the frames.
 
     `as_original` leaves three of these in, which the original's list misspells, and gives the scenarios that the
     original does, which are shifted by every video left out.
@@ -75,6 +80,7 @@ class Physion(ClipReader):
         size: tuple[int, int] = (128, 128),
         tasks: Sequence[str] = ("all",),
         labels: bool = False,
+        tokens: str | None = None,
         as_original: bool = False,
     ):
         root = Path(root)
@@ -89,6 +95,13 @@ class Physion(ClipReader):
         self.scenarios = np.array(scenarios[: len(videos)])
         sources = [folder_or_mp4(root / video.path) for video in videos]
         _check_presence(sources)
+        self.token_files = tokens and [token_file(root, video, tokens) for video in videos]
+        if missing := [file for file in self.token_files or () if not file.exists()]:
+            raise DataError(
+                f"{missing[0]}: no such file ({len(missing)} of {len(videos)} are missing). Start "
+                "slotformer/base_slots/tokenize_images.py again: it makes what is missing; or remove the whole folder "
+                "to do without tokens"
+            )
         if num_frames is None:
             num_frames = video_len // frame_offset
             clips = first_start(len(videos))
@@ -107,7 +120,31 @@ class Physion(ClipReader):
             videos = self.clips[indices, 0]
             batch["label"] = torch.from_numpy(self.labels[videos])
             batch["scenario"] = torch.from_numpy(self.scenarios[videos])
+        if self.token_files:
+            words = [self._read_tokens(self.token_files[video], start) for video, start in self.clips[indices].tolist()]
+            batch["token_id"] = torch.from_numpy(np.stack(words))
         return batch
+
+    def _read_tokens(self, path: Path, start: int) -> Int32[np.ndarray, "T L"]:
+        """Of the frames of a clip."""
+        try:
+            tokens = np.load(path, mmap_mode="r", allow_pickle=False)
+            if tokens.ndim != 2 or tokens.dtype.kind not in "iu" or len(tokens) < len(self.stems):
+                raise ValueError(
+                    f"it holds {tokens.dtype} {list(tokens.shape)}, expected integers, {len(self.stems)} frames x words"
+                )
+        except (OSError, EOFError, ValueError) as error:
+            raise DataError(
+                f"{path}: not readable as words of a video ({error}). Remove it, and start "
+                "slotformer/base_slots/tokenize_images.py again"
+            ) from error
+        return tokens[start + np.arange(self.num_frames) * self.frame_offset].astype(np.int32)
+
+
+def token_file(root: str | Path, video: PhysionVideo, tokens: str) -> Path:
+    """Where the words lie that the dVAE `tokens` finds in a video."""
+    folder, _, rest = video.path.partition("/")
+    return Path(root) / folder.replace("MP4s", f"Npys-{tokens}") / Path(rest).with_suffix(".npy")
 
 
 def listed_videos(root: str | Path, subset: str, split: str, tasks: Sequence[str] = ("all",)) -> list[PhysionVideo]:

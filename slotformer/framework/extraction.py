@@ -27,10 +27,24 @@ from core.training.launch import launch_processes, make_accelerator
 from core.training.signals import StopSignals, leave_stop_signals_to_parent
 from slotformer import original
 from slotformer.framework.params import BaseParams, ParamsError, file_of, load_params, parse_overrides
-from slotformer.framework.training import FREE
 
-DATA = {"dataset", "tasks"}
-"""Keys of a configuration that do not change what a model says of a video."""
+IRRELEVANT = {
+    *BaseParams.__annotations__,
+    "slots_root",
+    "dataset",
+    "tasks",
+    "filter_enter",
+    "n_sample_frames",
+    "frames_per_part",
+    "dropout",
+    "warmup_steps_pct",
+    "dec_lr",
+    "init_tau",
+    "final_tau",
+    "tau_decay_pct",
+}
+"""Keys of a configuration that do not change what a trained model says of a video, beside weights of losses."""
+VIDEOS_AT_A_TIME = {"cpu": 4, "cuda": 32}
 
 
 def read_params(arguments: Namespace, task: ModuleType, *models: str) -> BaseParams:
@@ -120,7 +134,7 @@ def open_trained(
             print(f"note: {note}", file=sys.stderr)
     decides = {
         "weight_sha256": file_hash(arguments.weight),
-        "config": {key: value for key, value in params.to_dict().items() if key not in FREE | DATA},
+        "config": settings_of(params.to_dict()),
         "precision": "bf16" if arguments.bf16 else "fp32",
         **(decisive or {}),
     }
@@ -144,10 +158,16 @@ def notes(checkpoint: State, params: BaseParams) -> Iterator[str]:
                 "as_original=True"
             )
     elif saved := checkpoint.get("params"):
-        wanted = params.to_dict()
-        keys = {key for key in saved.keys() & wanted.keys() if key not in FREE}
-        if differences := config_differences({key: saved[key] for key in keys}, {key: wanted[key] for key in keys}):
+        ours, theirs = settings_of(params.to_dict()), settings_of(saved)
+        keys = ours.keys() & theirs.keys()
+        if differences := config_differences({key: theirs[key] for key in keys}, {key: ours[key] for key in keys}):
             yield "the weight was trained with another configuration:\n  " + "\n  ".join(differences)
+
+
+def settings_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a configuration that may change what a trained model says of a video."""
+    kept = {key: value for key, value in values.items() if not (key in IRRELEVANT or key.endswith(("_w", "_ckp_path")))}
+    return {key: settings_of(value) if isinstance(value, dict) else value for key, value in kept.items()}
 
 
 class _Chunks(Dataset):
@@ -177,6 +197,16 @@ def read_ahead(source: BatchSource, chunks: Sequence[np.ndarray], workers: int) 
         yield batch
 
 
+def videos_at_a_time(model: nn.Module, device: torch.device, wanted: int | None = None) -> int:
+    """As many as are wanted, or suit the device.
+
+    On the CPU `model` gets one frame of each in a pass, whose features stay in the caches; this changes no number.
+    """
+    if device.type == "cpu":
+        model.clip_len = 1
+    return wanted or VIDEOS_AT_A_TIME[device.type]
+
+
 def video_noise(seed: int, videos: Sequence[str], num_frames: int, device: torch.device) -> Noise:
     """Draws keyed by (seed, video), so that a video has the same slots in any batch.
 
@@ -199,11 +229,16 @@ def _number(video: str) -> int:
     return int.from_bytes(hashlib.sha256(video.encode()).digest()[:8], "big")
 
 
-def link_beside(weight: Path, name: str, target: Path) -> None:
-    """Make `name` in the folder of `weight` a link to `target`. What is there and no link stays, which is said."""
+def link_beside(weight: Path, name: str, target: Path, instead_of: str | None = None) -> None:
+    """Make `name` in the folder of `weight` a link to `target`, and remove a link `instead_of`.
+
+    What is there and no link stays, which is said.
+    """
     link, target = weight.parent / name, target.resolve()
     partial = link.with_name(f".{name}.{os.getpid()}.partial")
     try:
+        if instead_of and (link.parent / instead_of).is_symlink():
+            (link.parent / instead_of).unlink()
         if link.resolve() == target:
             return
         if link.exists() and not link.is_symlink():
