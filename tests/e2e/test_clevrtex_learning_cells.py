@@ -1,7 +1,8 @@
-"""What the models with an object in every cell of a grid learn in minutes: to reconstruct, not yet to find objects.
+"""What the models with an object in every cell of a grid learn in minutes.
 
-GNM and SPACE leave all to the background for longer than these trainings last. What they count and how they segment is
-printed beside what a guess scores, and nothing is asked of it.
+GNM tiles the picture at first, and counts objects after some 3000 steps. SPACE, whose foreground learns at a rate of
+1e-5, leaves all to the background for longer than this training lasts: what it counts is printed, and nothing is asked
+of it.
 """
 
 from dataclasses import dataclass
@@ -29,7 +30,9 @@ class Training:
     """`loss_drop`: how far the loss falls at least, in nats per image, from its first tenth to its last."""
 
     side: int
+    canvas: int
     loss_drop: float
+    counts: bool
     flags: tuple[object, ...]
 
 
@@ -37,10 +40,12 @@ TRAININGS = {
     # A smaller standard deviation than published makes appearances matter within a few hundred steps.
     "gnm": Training(
         64,
+        20,
         3000.0,
-        ("--std", 0.1, "--optim", "adam", "--learning_rate", 3e-4, "--batch_size", 8, "--max_steps", 400),
+        True,
+        ("--std", 0.1, "--optim", "adam", "--learning_rate", 3e-4, "--batch_size", 8, "--max_steps", 3600),
     ),
-    "space": Training(32, 300.0, ("--batch_size", 4, "--max_steps", 400)),
+    "space": Training(32, 9, 300.0, False, ("--batch_size", 4, "--max_steps", 400)),
 }
 
 
@@ -53,13 +58,13 @@ def decompositions(folder: Path, images: Tensor) -> list[Decomposition]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", TRAININGS)
-def test_grid_of_objects_reconstructs(run: Runner, tmp_path: Path, model: str) -> None:
-    """Some two minutes each."""
+def test_grid_of_objects_learns(run: Runner, tmp_path: Path, model: str) -> None:
+    """GNM takes seven minutes on two cores, SPACE two."""
     training, root, out = TRAININGS[model], tmp_path / "data", tmp_path / "out"
-    write_multi_dsprites(root, side=training.side, most=4, canvas=9 * training.side // 32, greys=GREYS)
+    write_multi_dsprites(root, count=4000, side=training.side, most=4, canvas=training.canvas, greys=GREYS)
     words = (f"clevrtex/experiments/{model}.py", "run", "--data", DATA, "--data_root", root, "--dir", out)
     more = ("--resident", "--workers", "no", "--quiet", "--nowatermark", "--log_every", 10)
-    done = run(*words, *training.flags, *more, timeout=1800)
+    done = run(*words, *training.flags, *more, timeout=1800, OMP_NUM_THREADS=2)
     assert done.returncode == 0, done.stderr
     folder = folder_of(model, out)
     history = losses(folder)
@@ -82,3 +87,6 @@ def test_grid_of_objects_reconstructs(run: Runner, tmp_path: Path, model: str) -
     print(f"FG-ARI {score:.2f}, blocks {baseline:.2f}")
     assert first - last > training.loss_drop
     assert error < error_of_mean / 2
+    if training.counts:
+        assert share > largest_share + 0.2
+        assert off < 0.75 * least_off
