@@ -23,6 +23,10 @@ from tests.clevrtex_runs import (
 from tests.conftest import Runner
 
 MODELS = sorted(SMALL)
+QUICK = ("slota", "spair", "space")
+"""Models whose trainings are also continued, and shared by two processes, in the quick tests: with one optimiser, with
+schedules and a controller, with two optimisers and batch statistics."""
+EVERY_MODEL = [model if model in QUICK else pytest.param(model, marks=pytest.mark.slow) for model in MODELS]
 LOGGED = {
     "marionette": {"loss", "rec_loss", "beta_loss", "probs_loss"},
     "slota": {"loss"},
@@ -106,7 +110,7 @@ def test_tensorboard_has_scalars_and_pictures(trained) -> None:
     assert (picture.width, picture.height) == (2 * 33 + 1, 5 * 33 + 1), "two pictures; input, output, three slots"
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", EVERY_MODEL)
 def test_continued_is_uninterrupted(run: Runner, scenes: Path, tmp_path: Path, model: str) -> None:
     flags = ("--batch_size", 4, "--log_every", 1, "--tag")
     for tag, steps, more in (("whole", 7, ()), ("part", 5, ()), ("part", 7, ("--resume", True))):
@@ -119,7 +123,7 @@ def test_continued_is_uninterrupted(run: Runner, scenes: Path, tmp_path: Path, m
     assert_same_weights(part, whole)
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", EVERY_MODEL)
 def test_two_processes_equal_one(run: Runner, scenes: Path, tmp_path: Path, model: str) -> None:
     flags = ("--max_steps", 6, "--log_every", 1, "--nowatermark", "--tag")
     one = run(*train_words(model, scenes, tmp_path, *flags, "one", "--batch_size", 4))
