@@ -42,18 +42,34 @@ def _prior_slot_layer(model: nn.Module) -> Weights:
         return {f"prior_slot_layer.{key}": value for key, value in nn.Sequential(*layers).state_dict().items()}
 
 
-def _self_attn_masks(model: nn.Module) -> Weights:
-    """True where a word must not look, for every block of STEVE's decoder."""
-    length = model.trans_decoder.num_tokens
-    mask = torch.ones(length, length, dtype=torch.bool).triu(1)
-    blocks = range(len(model.trans_decoder.tf_dec.blocks))
-    return {f"trans_decoder.tf_dec.blocks.{number}.self_attn_mask": mask.clone() for number in blocks}
+def _nothing(model: nn.Module) -> Weights:
+    return {}
 
 
+def _self_attn_masks(decoder: str) -> Callable[[nn.Module], Weights]:
+    """True where a word must not look, for every block of STEVE's decoder, which the model calls `decoder`."""
+
+    def masks(model: nn.Module) -> Weights:
+        part = model.get_submodule(decoder)
+        mask = torch.ones(part.num_tokens, part.num_tokens, dtype=torch.bool).triu(1)
+        blocks = range(len(part.tf_dec.blocks))
+        return {f"{decoder}.tf_dec.blocks.{number}.self_attn_mask": mask.clone() for number in blocks}
+
+    return masks
+
+
+NO_KEY = r"(?!)"
+STEVE_MASKS = r"{}\..+\.self_attn_mask"
+SLOTFORMER = Layout(NO_KEY, _nothing, ("decoder.", "decoder_pos_embedding."))
 LAYOUTS = {
     "StoSAVi": Layout(r"prior_slot_layer\..+", _prior_slot_layer),
-    "dVAE": Layout(r"(?!)", lambda model: {}),
-    "STEVE": Layout(r"trans_decoder\..+\.self_attn_mask", _self_attn_masks, ("dvae.",), ("", "trans_decoder")),
+    "dVAE": Layout(NO_KEY, _nothing),
+    "STEVE": Layout(
+        STEVE_MASKS.format("trans_decoder"), _self_attn_masks("trans_decoder"), ("dvae.",), ("", "trans_decoder")
+    ),
+    "SlotFormer": SLOTFORMER,
+    "SingleStepSlotFormer": SLOTFORMER,
+    "STEVESlotFormer": Layout(STEVE_MASKS.format("decoder"), _self_attn_masks("decoder"), ("dvae.", "decoder.")),
 }
 """By the class of our model, which the original calls the same."""
 
@@ -103,8 +119,11 @@ def export_state(model: nn.Module, state: Mapping[str, Tensor] | None = None) ->
     return {**result, **layout.unused_weights(model)}
 
 
-def read_weights(path: Path, model: nn.Module) -> Weights:
-    """Our state dict of `model` from a checkpoint of ours or of the original. Raises CheckpointError."""
+def read_weights(path: Path, model: nn.Module | str) -> Weights:
+    """Our state dict of `model` (or of the class of that name) from a checkpoint of ours or of the original.
+
+    Raises CheckpointError.
+    """
     checkpoint = load(path)
     if not is_original(checkpoint):
         if "model" not in checkpoint:
@@ -139,7 +158,8 @@ def training_state(checkpoint: Mapping[str, Any], model: nn.Module, path: Path) 
 def _optimizer_state(checkpoint: Mapping[str, Any], model: nn.Module) -> State:
     layout, given = _layout(model), checkpoint["opt_state_dict"]
     names = [key.removeprefix("module.") for key in checkpoint["state_dict"] if not key.endswith(".grid")]
-    theirs = _in_groups([name for name in names if not name.startswith(layout.frozen)], layout)
+    frozen = {name for name, value in model.named_parameters() if not value.requires_grad}
+    theirs = _in_groups([name for name in names if name not in frozen and not name.startswith(layout.frozen)], layout)
     ours = _in_groups([name for name, value in model.named_parameters() if value.requires_grad], layout)
     sizes = [len(group["params"]) for group in given["param_groups"]]
     if sizes != [len(group) for group in theirs]:

@@ -60,6 +60,33 @@ def clevrtex(module: str, model: str, **options: Any) -> Callable[[], tuple[Any,
     return build
 
 
+def slotformer(module: str, model: str, frames: int = 6, **options: Any) -> Any:
+    """A model of slotformer/base_slots; clips of `frames` pictures of its resolution."""
+
+    def build() -> tuple[Any, dict[str, tuple[int, ...]]]:
+        kind = getattr(importlib.import_module(f"slotformer.base_slots.models.{module}"), model)
+        return kind(**options), {"video": (frames, 3, *options["resolution"])}
+
+    return build
+
+
+def dynamics(configuration: str, with_video: bool) -> Callable[[], tuple[Any, dict[str, tuple[int, ...]]]]:
+    """A model of slotformer/video_prediction; clips of slots, and of pictures if the configuration compares them."""
+
+    def build() -> tuple[Any, dict[str, tuple[int, ...]]]:
+        from slotformer import video_prediction
+        from slotformer.framework.params import load_params
+
+        folder = ROOT / "slotformer" / "video_prediction" / "configs"
+        params = load_params(folder / f"{configuration}.py", video_prediction.Keys)
+        shapes = {"slots": (params.n_sample_frames, params.num_slots, params.slot_size)}
+        if with_video:
+            shapes["video"] = (params.n_sample_frames, 3, *params.resolution)
+        return video_prediction.build_model(params), shapes
+
+    return build
+
+
 def of_experiment(name: str) -> Callable[[Any], Any]:
     """The optimiser of a ClevrTex experiment."""
 
@@ -76,6 +103,28 @@ def dtisprites() -> tuple[Any, dict[str, tuple[int, ...]]]:
     model.set_epoch(160)  # from then on all of it takes part
     return model, shapes
 
+
+def dvae() -> tuple[Any, dict[str, tuple[int, ...]]]:
+    from slotformer.base_slots.models.dvae import dVAE
+
+    return dVAE(), {"video": (1, 3, 128, 128)}
+
+
+def steve_optimizer(model: Any) -> Any:
+    import torch
+
+    from slotformer.base_slots.models.steve import parameter_groups
+
+    return torch.optim.Adam(parameter_groups(model, 1e-4, 3e-4), fused=True)
+
+
+STOSAVI_CLEVRER = {
+    "num_slots": 7,
+    "kernel_mlp": False,
+    "pred_type": "mlp",
+    "pred_rnn": False,
+    "kld_method": "var-0.01",
+}
 
 BENCHMARKS = {
     "emorl-tetrominoes": Benchmark(emorl("tetrominoes/EMORL"), 2, 0.99, 462, clip_norm=5.0),
@@ -98,6 +147,18 @@ BENCHMARKS = {
     "clevrtex-spair-small": Benchmark(clevrtex("spair", "SPAIR", large=False), 2, 5.2, 993, clip_norm=1.0),
     "clevrtex-dtisprites": Benchmark(dtisprites, 2, 11.1, 1810),
     "clevrtex-marionette": Benchmark(clevrtex("marionette", "MarioNette"), 2, 24.5, 3450, optimizer="AdamW"),
+    "savi-obj3d": Benchmark(slotformer("savi", "StoSAVi", resolution=(64, 64)), 1, 6.1, 786, clip_norm=0.05),
+    "stosavi-clevrer": Benchmark(
+        slotformer("savi", "StoSAVi", resolution=(64, 64), **STOSAVI_CLEVRER), 1, 6.6, 805, clip_norm=0.05
+    ),
+    "dvae-physion": Benchmark(dvae, 1, 0.9, 641),
+    "steve-physion": Benchmark(
+        slotformer("steve", "STEVE", resolution=(128, 128)), 1, 20, 2763, clip_norm=0.05, optimizer=steve_optimizer
+    ),
+    "slotformer-obj3d": Benchmark(dynamics("slotformer_obj3d_params", True), 1, 5.2, 779),
+    "slotformer-clevrer": Benchmark(dynamics("slotformer_clevrer_params", True), 1, 6.5, 864),
+    "slotformer-phyre": Benchmark(dynamics("slotformer_phyre_params-fold0", False), 1, 1.3, 627),
+    "slotformer-physion": Benchmark(dynamics("slotformer_physion_params", False), 1, 2.2, 839),
 }
 
 

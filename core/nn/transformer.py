@@ -1,13 +1,14 @@
 """Transformer encoders (Vaswani et al. 2017) with the parameter names of PyTorch's."""
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from core.nn.transformer_branches import attention_branch, feed_forward_branch
+
 
 class SelfAttention(nn.Module):
-    """Every token looks at every token, in `num_heads` heads; `dropout` acts on the attention weights."""
+    """Every token looks at every token, in `num_heads` heads; `dropout` acts on what they find and on its weights."""
 
     def __init__(self, d_model: int, num_heads: int, dropout: float):
         super().__init__()
@@ -20,12 +21,11 @@ class SelfAttention(nn.Module):
         self.out_proj = nn.Linear(d_model, d_model)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, tokens: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
-        projected = F.linear(tokens, self.in_proj_weight, self.in_proj_bias)
-        queries, keys, values = projected.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    def forward(self, tokens: Float[Tensor, "B L D"], last: int | None = None) -> Float[Tensor, "B M D"]:
+        """What all tokens find, or the `last` so many alone."""
+        projections = (self.in_proj_weight, self.in_proj_bias, self.out_proj.weight, self.out_proj.bias)
         dropout = self.dropout if self.training else 0.0
-        found = F.scaled_dot_product_attention(queries, keys, values, dropout_p=dropout)
-        return self.out_proj(found.transpose(1, 2).flatten(2))
+        return attention_branch(tokens, *projections, self.num_heads, last or tokens.shape[1], dropout)
 
 
 class TransformerEncoderLayer(nn.Module):
@@ -37,22 +37,25 @@ class TransformerEncoderLayer(nn.Module):
     def __init__(self, d_model: int, num_heads: int, ffn_dim: int, norm_first: bool, dropout: float):
         super().__init__()
         self.norm_first = norm_first
+        self.dropout = dropout
         self.self_attn = SelfAttention(d_model, num_heads, dropout)
         self.linear1 = nn.Linear(d_model, ffn_dim)
         self.linear2 = nn.Linear(ffn_dim, d_model)
         self.norm1 = nn.LayerNorm(d_model)
         self.norm2 = nn.LayerNorm(d_model)
-        self.dropout = nn.Dropout(dropout)
 
-    def forward(self, tokens: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
+    def forward(self, tokens: Float[Tensor, "B L D"], last: int | None = None) -> Float[Tensor, "B M D"]:
+        """All tokens after the layer, or the `last` so many alone, which see all of them."""
+        kept = tokens if last is None else tokens[:, -last:]
         if self.norm_first:
-            tokens = tokens + self.dropout(self.self_attn(self.norm1(tokens)))
-            return tokens + self._feed_forward(self.norm2(tokens))
-        tokens = self.norm1(tokens + self.dropout(self.self_attn(tokens)))
-        return self.norm2(tokens + self._feed_forward(tokens))
+            kept = kept + self.self_attn(self.norm1(tokens), last)
+            return kept + self._feed_forward(self.norm2(kept))
+        kept = self.norm1(kept + self.self_attn(tokens, last))
+        return self.norm2(kept + self._feed_forward(kept))
 
     def _feed_forward(self, tokens: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
-        return self.dropout(self.linear2(self.dropout(self.linear1(tokens).relu())))
+        layers = (self.linear1.weight, self.linear1.bias, self.linear2.weight, self.linear2.bias)
+        return feed_forward_branch(tokens, *layers, self.dropout if self.training else 0.0)
 
 
 class TransformerEncoder(nn.Module):
@@ -73,7 +76,9 @@ class TransformerEncoder(nn.Module):
             layer.load_state_dict(layers[0].state_dict())
         self.layers = nn.ModuleList(layers)
 
-    def forward(self, tokens: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
-        for layer in self.layers:
+    def forward(self, tokens: Float[Tensor, "B L D"], last: int | None = None) -> Float[Tensor, "B M D"]:
+        """All tokens after the last layer, or the `last` so many alone, for which it makes no others."""
+        *before, final = self.layers
+        for layer in before:
             tokens = layer(tokens)
-        return tokens
+        return final(tokens, last)

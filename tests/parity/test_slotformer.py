@@ -10,7 +10,13 @@ from core.data.clip_reader import ClipReader
 from core.data.clips import enter_times, visualised_videos
 from core.data.obj3d import Obj3D
 from core.data.physion import FOLDERS, Physion
-from tests.parity import slotformer_pictures, slotformer_savi, slotformer_steve
+from tests.parity import (
+    slotformer_dynamics,
+    slotformer_metrics,
+    slotformer_pictures,
+    slotformer_savi,
+    slotformer_steve,
+)
 from tests.parity.golden import Case, Check, cases, check_case
 from tests.parity.video_preprocessing import check_bilinear, check_masks, within_rounding
 from tests.video_files import clevrer_mp4, touch_clevrer, write_clevrer_annotation, write_frames, write_json
@@ -18,23 +24,8 @@ from tests.video_files import clevrer_mp4, touch_clevrer, write_clevrer_annotati
 SYSTEM = "slotformer"
 
 PENDING = {
-    "metrics-boxes",
-    "metrics-eval-step",
-    "metrics-lpips",
-    "metrics-pixel",
-    "metrics-segmentation",
-    "nerv-bbox",
-    "nerv-meters",
     "rollout-script-clevrer",
     "rollout-script-physion",
-    "rollouters",
-    "single-step-slotformer-phyre",
-    "single-step-slotformer-traj",
-    "slotformer-clevrer",
-    "slotformer-obj3d",
-    "slotformer-obj3d-traj",
-    "steve-slotformer-physion",
-    "steve-slotformer-traj",
 }
 
 
@@ -100,6 +91,8 @@ def check_dataset_transforms(case: Case, tmp_path: Path) -> None:
 CHECKS: dict[str, Check] = {
     "clip-index": check_clip_index,
     "dataset-transforms": check_dataset_transforms,
+    **slotformer_dynamics.CHECKS,
+    **slotformer_metrics.CHECKS,
     **slotformer_pictures.CHECKS,
     **slotformer_savi.CHECKS,
     **slotformer_steve.CHECKS,
