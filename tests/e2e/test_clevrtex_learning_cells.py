@@ -43,7 +43,7 @@ TRAININGS = {
         20,
         3000.0,
         True,
-        ("--std", 0.1, "--optim", "adam", "--learning_rate", 3e-4, "--batch_size", 8, "--max_steps", 3600),
+        ("--std", 0.1, "--optim", "adam", "--learning_rate", 3e-4, "--batch_size", 8, "--max_steps", 3200),
     ),
     "space": Training(32, 9, 300.0, False, ("--batch_size", 4, "--max_steps", 400)),
 }
@@ -59,12 +59,12 @@ def decompositions(folder: Path, images: Tensor) -> list[Decomposition]:
 @pytest.mark.slow
 @pytest.mark.parametrize("model", TRAININGS)
 def test_grid_of_objects_learns(run: Runner, tmp_path: Path, model: str) -> None:
-    """GNM takes seven minutes on two cores, SPACE two."""
+    """GNM takes nine minutes on one core, SPACE two."""
     training, root, out = TRAININGS[model], tmp_path / "data", tmp_path / "out"
     write_multi_dsprites(root, count=4000, side=training.side, most=4, canvas=training.canvas, greys=GREYS)
     words = (f"clevrtex/experiments/{model}.py", "run", "--data", DATA, "--data_root", root, "--dir", out)
     more = ("--resident", "--workers", "no", "--quiet", "--nowatermark", "--log_every", 10)
-    done = run(*words, *training.flags, *more, timeout=1800, OMP_NUM_THREADS=2)
+    done = run(*words, *training.flags, *more, timeout=1800)
     assert done.returncode == 0, done.stderr
     folder = folder_of(model, out)
     history = losses(folder)
