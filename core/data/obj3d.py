@@ -19,7 +19,8 @@ class Obj3D(ClipReader):
     """Clips of one split: every start in training, else the first one of each video, or whole videos.
 
     Frame 0 is `test_1.png` and only the first `video_len` frames count, as in SlotFormer (Wu et al. 2023). With
-    `num_frames` None a sample is a whole video, which is one frame longer: SlotFormer extracts slots of 51 frames.
+    `num_frames` None a sample is a whole video, which is one frame longer where there is one more: SlotFormer extracts
+    slots of 51 frames.
 
     With `masks`, `read(indices)` also gives `mask` (n, T, H, W) uint8 instance indices, 0 = background, from the files
     `mask_<k>.png`, which synthetic sets have and the published one has not.
@@ -46,7 +47,7 @@ class Obj3D(ClipReader):
                 f"synthetic one: python tools/make_data.py obj3d --root {Path(root).parent} --scenes 100"
             )
         if num_frames is None:
-            video_len += 1
+            video_len += (folders[0] / f"test_{video_len + 1}.png").exists()
             num_frames = video_len // frame_offset
             clips = first_start(len(folders))
         else:

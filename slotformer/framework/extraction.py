@@ -34,7 +34,12 @@ IRRELEVANT = {
     "dataset",
     "tasks",
     "filter_enter",
+    "load_img",
     "n_sample_frames",
+    "rollout_len",
+    "use_img_recon_loss",
+    "use_loss_decay",
+    "loss_decay_pct",
     "frames_per_part",
     "dropout",
     "warmup_steps_pct",
@@ -145,14 +150,14 @@ def open_trained(
         "run": checkpoint.get("run"),
         "step": checkpoint.get("step", checkpoint.get("it")),
     }
-    model.encoder.to(memory_format=torch.channels_last)
-    return Trained(model.to(accelerator.device).eval(), accelerator, Provenance(decides, remarks))
+    model.to(accelerator.device, memory_format=torch.channels_last)
+    return Trained(model.eval(), accelerator, Provenance(decides, remarks))
 
 
 def notes(checkpoint: State, params: BaseParams) -> Iterator[str]:
     """What about a checkpoint and the configuration deserves a second look."""
     if original.is_original(checkpoint):
-        if params.dataset == "clevrer" and not params.get("as_original", False):
+        if params.dataset in ("clevrer", "clevrer_slots") and not params.get("as_original", False):
             yield (
                 "the original's models have seen CLEVRER as blue, green, red. If this is such a weight, add --set "
                 "as_original=True"

@@ -70,7 +70,7 @@ def test_one_epoch_of_every_configuration(trained, config: str) -> None:
     assert [row["step"] for row in validated] == [steps - 1]
     if "dvae" not in config:
         assert {"val/slots_used", "val/mask_entropy"} <= validated[0].keys()
-        assert ("val/mask_repetition" in validated[0]) == ("phy" in config), "where a batch has two videos"
+        assert ("val/mask_repetition" in validated[0]) == ("obj3d" not in config), "where a batch has two clips"
     if "obj3d" in config or "clevrer" in config:
         assert {"val/fg_ari", "val/fg_ari_of_blocks"} <= validated[0].keys()
     events = EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()

@@ -14,6 +14,7 @@ from tests.parity import (
     slotformer_dynamics,
     slotformer_metrics,
     slotformer_pictures,
+    slotformer_rollouts,
     slotformer_savi,
     slotformer_steve,
 )
@@ -22,11 +23,6 @@ from tests.parity.video_preprocessing import check_bilinear, check_masks, within
 from tests.video_files import clevrer_mp4, touch_clevrer, write_clevrer_annotation, write_frames, write_json
 
 SYSTEM = "slotformer"
-
-PENDING = {
-    "rollout-script-clevrer",
-    "rollout-script-physion",
-}
 
 
 def open_clips(dataset: str, split: str, config: dict, root: Path) -> ClipReader:
@@ -94,6 +90,7 @@ CHECKS: dict[str, Check] = {
     **slotformer_dynamics.CHECKS,
     **slotformer_metrics.CHECKS,
     **slotformer_pictures.CHECKS,
+    **slotformer_rollouts.CHECKS,
     **slotformer_savi.CHECKS,
     **slotformer_steve.CHECKS,
 }
@@ -101,4 +98,4 @@ CHECKS: dict[str, Check] = {
 
 @pytest.mark.parametrize("case", cases(SYSTEM))
 def test_parity(case: Case, tmp_path: Path) -> None:
-    check_case(case, CHECKS, tmp_path, PENDING)
+    check_case(case, CHECKS, tmp_path)

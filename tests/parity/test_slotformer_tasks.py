@@ -14,6 +14,7 @@ from core.data.physion import FOLDERS, LABELS, OUTCOME, Physion, PhysionVideo, l
 from core.data.vqa import ClevrerQuestions, tokenise
 from tests.parity.golden import Case, Check, cases, check_case
 from tests.parity.phyre_cases import CHECKS as PHYRE_CHECKS
+from tests.parity.slotformer_rollouts import TASK_CHECKS as ROLLOUT_CHECKS
 from tests.parity.video_preprocessing import check_bilinear, check_boxes, check_masks, within_rounding
 from tests.video_files import touch_clevrer, write_clevrer_annotation, write_frames, write_json
 
@@ -35,7 +36,6 @@ PENDING = {
     "physion-readout-mean",
     "physion-readout-sum",
     "physion-readout-traj",
-    "rollout-interleave",
     "vqa-metrics",
     "vqa-submission",
 }
@@ -204,6 +204,7 @@ CHECKS: dict[str, Check] = {
     "physion-splits": check_physion_splits,
     "vqa-data": check_vqa_data,
     **PHYRE_CHECKS,
+    **ROLLOUT_CHECKS,
 }
 
 
