@@ -75,15 +75,21 @@ def train(task: ModuleType, params: BaseParams, options: Options) -> bool:
     accelerator = make_accelerator(options.precision, find_unused_parameters=params.ddp_unused_params)
     torch.backends.cudnn.benchmark = options.cudnn
     folder = CHECKPOINT / options.name
-    lock = None
+    lock, is_fresh = None, False
     if accelerator.is_main_process:
+        is_fresh = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         lock = occupy(folder)
         if lock is None:
             raise CheckpointError(f"{folder}: another process is training there. Wait for it, or give another --name")
         _link_to_job_storage(folder / MODELS)
     accelerator.wait_for_everyone()
-    finished = Run(task, params, options, accelerator, folder).run()
+    try:
+        finished = Run(task, params, options, accelerator, folder).run()
+    except Exception:
+        if is_fresh and not any((folder / MODELS).glob("*")):
+            shutil.rmtree(folder)
+        raise
     if accelerator.is_main_process:
         print(f"{'finished' if finished else 'stopped'}; the weights are in {folder / MODELS}")
         lock.close()
@@ -130,9 +136,10 @@ class Run:
                 print(f"{found[0]} has all {params.max_epochs} epochs")
             return True
         model = self._model(is_fresh=found is None)
+        optimizer = build_optimizer(params, self.method.param_groups(model))
         resumed_after = _iterations(found[1]) - 1 if found else -1
         tracker = self._tracker(resumed_after) if self.is_main else None
-        trainer, validator = self._trainer(model, loader, validation, tracker)
+        trainer, validator = self._trainer(model, optimizer, loader, validation, tracker)
         if found:
             self._resume(trainer, validator, *found)
         elif params.san_check_val_step > 0:
@@ -225,7 +232,12 @@ class Run:
         return Tracker(self.folder, resumed_after, settings if options.wandb else None)
 
     def _trainer(
-        self, model: nn.Module, loader: TrainingLoader, validation: BatchSource, tracker: Tracker | None
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        loader: TrainingLoader,
+        validation: BatchSource,
+        tracker: Tracker | None,
     ) -> tuple[Trainer, Validator]:
         params, steps_per_epoch = self.params, loader.batches_per_epoch
         files = EpochFiles(
@@ -246,7 +258,6 @@ class Run:
             checkpoints=files,
             tracker=tracker,
         )
-        optimizer = build_optimizer(params, self.method.param_groups(model))
         trainer = Trainer(
             model=model,
             optimizer=optimizer,

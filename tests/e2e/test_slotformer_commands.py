@@ -240,4 +240,4 @@ def test_misuse_is_answered(run: Runner, videos: Path, tmp_path: Path, flags, co
     assert done.returncode == code, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
-    assert not list(tmp_path.glob("checkpoint/*/models/*.pth"))
+    assert not list(tmp_path.glob("checkpoint/*"))
