@@ -162,6 +162,7 @@ def test_splits_have_their_shares_and_both_outcomes():
                 assert 2 * sum(outcomes) == len(outcomes) > 0
 
 
+@pytest.mark.slow
 def test_files_do_not_depend_on_workers_and_a_larger_count_continues(run: Runner, tmp_path: Path):
     words = ("--frames", 3, "--fps", 1.0, "--width", 32, "--height", 32, "--samples", 1)
     succeed(make(run, tmp_path / "grown", "--scenes", 2, *words))

@@ -216,7 +216,15 @@ def test_movi_is_read_and_masks_follow_the_objects(run: Runner, tmp_path: Path, 
     assert (moves > 0.1) == (name == "movi-e")
 
 
-@pytest.mark.parametrize(("name", "most"), [("obj3d", 3), ("movi-e", 10), ("movi-tex", 10), ("clevr3d", 4)])
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        ("obj3d", 3),
+        pytest.param("movi-e", 10, marks=pytest.mark.slow),
+        pytest.param("movi-tex", 10, marks=pytest.mark.slow),
+        ("clevr3d", 4),
+    ],
+)
 def test_files_do_not_depend_on_workers_and_a_larger_count_continues(run: Runner, tmp_path: Path, name: str, most: int):
     words = ["--samples", 1, "--width", 32, "--height", 24, "--most", most]
     words += ["--frames", 2] if "frames" in SETS[name].options else []

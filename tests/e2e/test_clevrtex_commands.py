@@ -24,8 +24,8 @@ from tests.conftest import Runner
 
 MODELS = sorted(SMALL)
 QUICK = ("slota", "spair", "space")
-"""Models whose trainings are also continued, and shared by two processes, in the quick tests: with one optimiser, with
-schedules and a controller, with two optimisers and batch statistics."""
+"""Models that the quick tests train: with one optimiser, with schedules and a controller, with two optimisers and batch
+statistics. All others are slow."""
 EVERY_MODEL = [model if model in QUICK else pytest.param(model, marks=pytest.mark.slow) for model in MODELS]
 LOGGED = {
     "marionette": {"loss", "rec_loss", "beta_loss", "probs_loss"},
@@ -70,7 +70,7 @@ def trained(run: Runner, scenes: Path, tmp_path_factory: pytest.TempPathFactory)
     return Trained()
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", EVERY_MODEL)
 def test_thirty_steps_on_clevrtex(trained, model: str) -> None:
     folder = trained[model]
     assert folder.relative_to(folder.parents[2]) == Path(

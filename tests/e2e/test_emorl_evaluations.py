@@ -216,6 +216,7 @@ def clevr_with_factors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_dci_on_clevr(run: Runner, clevr6: Path, clevr_with_factors: Path, tmp_path: Path) -> None:
     """What is written per image is enough to compute the scores again."""
     small = ("Net.K=4", "Net.z_size=6", "Net.image_decoder=small")
@@ -262,7 +263,7 @@ def test_dci_on_clevr(run: Runner, clevr6: Path, clevr_with_factors: Path, tmp_p
     assert re.search(r"^rotation +R2 ", stdout, re.MULTILINE)
 
 
-@pytest.mark.parametrize("model", ["EMORL", "SlotAttention"])
+@pytest.mark.parametrize("model", [pytest.param("EMORL", marks=pytest.mark.slow), "SlotAttention"])
 def test_published_configurations_of_clevr6(run: Runner, clevr6: Path, tmp_path: Path, model: str) -> None:
     """All evaluations of the larger set, at its published picture size, on a model of one step."""
     train = {"MODEL": model, "ENV": "clevr6-96x96", "OUT_DIR": tmp_path, "DATA_PATH": clevr6, "NUM_GPUS": 1, "SEED": 1}

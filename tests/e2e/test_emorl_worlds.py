@@ -54,6 +54,7 @@ def test_clevrtex(run: Runner, clevrtex: Path, tmp_path: Path) -> None:
     assert green > max(red, blue)  # grass: the other variant was read
 
 
+@pytest.mark.slow
 def test_clevr10(run: Runner, tmp_path: Path) -> None:
     data = tmp_path / "data"
     succeed(run("tools/make_data.py", "clevr10", "--root", data, "--train", 2, "--test", 2, timeout=600))

@@ -46,6 +46,7 @@ def test_it_scores_what_its_readme_says(run: Runner, held_out: Path, tmp_path: P
     assert scores["mse"]["mean"] == pytest.approx(0.0049, abs=0.0005)
 
 
+@pytest.mark.slow
 def test_its_gifs_move_and_its_codes_tell_the_factors(run: Runner, held_out: Path, tmp_path: Path):
     evaluate(run, "make_gifs.sh", held_out, tmp_path)
     (folder,) = tmp_path.glob("results/tetrominoes_gifs/*")

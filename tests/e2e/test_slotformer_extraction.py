@@ -199,7 +199,7 @@ def stop_after(words: list, cwd: Path, pattern: str, count: int, number: signal.
     return (process.wait(timeout=60), process.communicate()[0])
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_killed_it_goes_on_where_it_was(run: Runner, videos: Path, tmp_path: Path, weight, processes: int) -> None:
     config = "savi_obj3d_params"
     words = words_of("extract_slots", config, weight(config), videos, "--save_path", "obj3d.h5", "--bs", 1)
@@ -268,6 +268,7 @@ def test_words_of_physion(run: Runner, videos: Path, tmp_path: Path, weight, tra
     assert np.load(files[3]).shape == (6, 32 * 32)
 
 
+@pytest.mark.slow
 def test_steve_learns_the_same_from_words_on_disk(run: Runner, videos: Path, tmp_path: Path, trained) -> None:
     shutil.copytree(videos / "Physion", tmp_path / "videos" / "Physion")
     dvae = trained("dvae_physion_params")
@@ -289,6 +290,7 @@ def test_steve_learns_the_same_from_words_on_disk(run: Runner, videos: Path, tmp
     assert "PhysionTrainNpys-dvae_physion_params: holds words of the weight" in done.stderr
 
 
+@pytest.mark.slow
 def test_phyre_in_parts(run: Runner, videos: Path, tmp_path: Path, weight) -> None:
     config = "savi_phyre_params-fold0"
     words = words_of(
