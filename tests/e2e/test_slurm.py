@@ -1,6 +1,7 @@
 """Jobs of a real Slurm: they get their arguments, save before they must go, and continue from there."""
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from core.training.checkpoint import CheckpointFolder, load
-from tests.slurm_cluster import Cluster, slurm_cluster, wait_until
+from tests.slurm_cluster import Cluster, free_ports, slurm_cluster, wait_until
 from tests.tiny_runs import assert_same_weights
 from tests.video_files import smooth_frames, write_frames
 
@@ -184,6 +185,21 @@ def test_two_nodes_train_one_model_save_together_and_continue(cluster: Cluster, 
     weights = [json.loads((tmp_path / "toy" / f"process-{rank}.json").read_text())["weights"] for rank in range(4)]
     assert all(other == weights[0] for other in weights)
     assert not (tmp_path / "toy" / "process-4.json").exists()
+
+
+@pytest.mark.slow
+def test_srun_accelerate_launch_joins_two_tasks_of_one_node(cluster: Cluster, tmp_path: Path) -> None:
+    [port] = free_ports(1)
+    machines = f"--multi_gpu --num_machines 2 --num_processes 2 --main_process_ip 127.0.0.1 --main_process_port {port}"
+    launch = f"{sys.executable} -m accelerate.commands.launch {machines} --machine_rank $SLURM_PROCID"
+    words = shlex.join(str(word) for word in toy(tmp_path, 20, 0.0, "--batch-size", 4))
+    cluster.run(
+        *("srun", "--partition=main", "--ntasks=2", "--nodes=1", "--overcommit", "--time=5", f"--chdir={ROOT}"),
+        *("bash", "-c", f"{launch} {TOY} {words}"),
+    )
+    assert logged_steps(tmp_path) == list(range(21))
+    weights = [json.loads((tmp_path / "toy" / f"process-{rank}.json").read_text())["weights"] for rank in range(2)]
+    assert weights[0] == weights[1]
 
 
 @pytest.mark.slow
