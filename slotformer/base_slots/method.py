@@ -18,7 +18,7 @@ from slotformer import original
 from slotformer.base_slots.data import open_data
 from slotformer.base_slots.models.steve import parameter_groups
 from slotformer.framework.annealing import cosine_anneal
-from slotformer.framework.frame_grids import dvae_grid, slots_grid, stacked_videos, steve_grid
+from slotformer.framework.frame_grids import dvae_grid, slots_grid, stacked_videos, steve_grid, to_bytes
 from slotformer.framework.params import BaseParams, ParamsError
 
 DVAE_FRAMES = 100
@@ -71,7 +71,8 @@ class SAViMethod(BaseMethod):
         for batch, noise in self.shown(model):
             found = model.decompose(batch, noise.at(0, batch["video"].device))
             options = {"reverse_color": self.params.get("reverse_color", False), "is_phyre": is_phyre}
-            grids.append(slots_grid(batch["video"][0], found.recon[0], found.rgb[0], found.masks[0], **options).cpu())
+            grid = slots_grid(batch["video"][0], found.recon[0], found.rgb[0], found.masks[0], **options)
+            grids.append(to_bytes(grid))
         return {"video": stacked_videos(grids)}
 
 
@@ -93,7 +94,7 @@ class DVAEMethod(BaseMethod):
         for batch, _ in self.shown(model):
             video = batch["video"]
             parts = [model.decompose({"video": part}).recon for part in video.split(DVAE_FRAMES, dim=1)]
-            grids.append(dvae_grid(video[0], torch.cat(parts, dim=1)[0]).cpu())
+            grids.append(to_bytes(dvae_grid(video[0], torch.cat(parts, dim=1)[0])))
         return {"video": stacked_videos(grids)}
 
 
@@ -125,7 +126,7 @@ class STEVEMethod(BaseMethod):
         grids = []
         for batch, _ in self.shown(model):
             masks = model.segment(batch)
-            grids.append(steve_grid(batch["video"][0], masks[0]).cpu())
+            grids.append(to_bytes(steve_grid(batch["video"][0], masks[0])))
         return {"video": stacked_videos(grids)}
 
 

@@ -73,9 +73,14 @@ def dvae_grid(video: Float[Tensor, "T 3 H W"], recon: Float[Tensor, "T 3 H W"]) 
     return _rows([video, recon])
 
 
-def stacked_videos(grids: Sequence[Float[Tensor, "T 3 H W"]]) -> UInt8[Tensor, "T 3 H_out W"]:
-    """Grids of one length and width below each other. Values are cut, not rounded, to 0 .. 255."""
-    return torch.cat([(255 * grid).to(torch.uint8) for grid in grids], dim=-2)
+def to_bytes(grid: Float[Tensor, "T 3 H W"]) -> UInt8[Tensor, "T 3 H W"]:
+    """In the memory of the CPU, a quarter of it. Values are cut, not rounded, to 0 .. 255."""
+    return (255 * grid).to(torch.uint8).cpu()
+
+
+def stacked_videos(grids: Sequence[UInt8[Tensor, "T 3 H W"]]) -> UInt8[Tensor, "T 3 H_out W"]:
+    """Grids of one length and width below each other."""
+    return torch.cat(list(grids), dim=-2)
 
 
 def evaluation_video(

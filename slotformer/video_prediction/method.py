@@ -12,7 +12,7 @@ from core.training.checkpoint import load_weights
 from slotformer import original
 from slotformer.base_slots.method import BaseMethod
 from slotformer.framework.annealing import loss_decay_factor
-from slotformer.framework.frame_grids import compare_grid, slots_grid, stacked_videos
+from slotformer.framework.frame_grids import compare_grid, slots_grid, stacked_videos, to_bytes
 from slotformer.framework.params import BaseParams, ParamsError
 from slotformer.video_prediction.data import open_slots
 
@@ -71,8 +71,9 @@ class SlotFormerMethod(BaseMethod):
         for batch, _ in self.shown(model):
             video, true, rollout = batch["video"][0], model.draw(batch["slots"]), model.decompose(batch)
             for name, found in (("video", true), ("rollout_video", rollout)):
-                grids[name].append(slots_grid(video, found.recon[0], found.rgb[0], found.masks[0], **options).cpu())
-            grids["compare_video"].append(compare_grid(video, true.recon[0], rollout.recon[0], **options).cpu())
+                grid = slots_grid(video, found.recon[0], found.rgb[0], found.masks[0], **options)
+                grids[name].append(to_bytes(grid))
+            grids["compare_video"].append(to_bytes(compare_grid(video, true.recon[0], rollout.recon[0], **options)))
         return {name: stacked_videos(rows) for name, rows in grids.items()}
 
 

@@ -15,6 +15,7 @@ from slotformer.framework.frame_grids import (
     slots_grid,
     stacked_videos,
     steve_grid,
+    to_bytes,
 )
 from tests.parity.golden import Case, Check
 
@@ -52,7 +53,7 @@ def check_pictures(case: Case, tmp_path: Path) -> None:
         torch.testing.assert_close(picture, theirs[name], msg=lambda text, name=name: f"{name}: {text}", **tolerance)
     assert video[..., 0].max() == torch.tensor(FRAME_INTENSITY)
     # A value on the border of two levels may fall to either; rounding in place of cutting would move half of them.
-    apart = (stacked_videos([grid, grid]).int() - theirs["wandb_video"].int()).abs()
+    apart = (stacked_videos([to_bytes(grid)] * 2).int() - theirs["wandb_video"].int()).abs()
     assert apart.max() <= 1
     assert (apart > 0).float().mean() < 0.01
 

@@ -12,6 +12,7 @@ from slotformer.framework.frame_grids import (
     slots_grid,
     stacked_videos,
     steve_grid,
+    to_bytes,
 )
 
 T, K, H, W = 3, 2, 4, 6
@@ -76,7 +77,7 @@ def test_steve_shows_what_each_slot_attends_to():
 
 def test_stacked_videos_cut_values():
     grids = [dvae_grid(plain(0.999), plain(0.0)), dvae_grid(plain(1.0), plain(0.5))]
-    stacked = stacked_videos(grids)
+    stacked = stacked_videos([to_bytes(grid) for grid in grids])
     assert stacked.dtype == torch.uint8
     assert stacked.shape == (T, 3, 2 * (H + 4), 2 + 2 * (W + 2))
     upper, lower = stacked.chunk(2, dim=2)
