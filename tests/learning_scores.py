@@ -8,7 +8,6 @@ from torch import Tensor
 
 from clevrtex.framework.dataspec import DataSpec
 from core.data.loader import Batch
-from core.metrics.segmentation import foreground_ari
 
 
 def held_out(data: str, root: Path) -> Batch:
@@ -33,19 +32,3 @@ def best_constant_count(true: Tensor) -> tuple[float, float]:
     """The same scores of always the same guess, each of the guess that it is best for."""
     errors, shares = zip(*(count_scores(torch.tensor(guess), true) for guess in range(int(true.max()) + 1)))
     return min(errors), max(shares)
-
-
-def blocks(side: int, rows: int, columns: int) -> Tensor:
-    """A picture cut into equal blocks."""
-    along = torch.arange(side)
-    return (along * rows // side)[:, None] * columns + (along * columns // side)[None]
-
-
-def best_of_blocks(masks: Tensor) -> float:
-    """FG-ARI of the best grid of at most four by four blocks, with masks (B, H, W)."""
-    scores = []
-    for rows in range(1, 5):
-        for columns in range(1, 5):
-            labels = blocks(masks.shape[-1], rows, columns).expand(masks.shape)
-            scores.append(float(foreground_ari(masks, labels).nanmean()))
-    return max(scores)

@@ -1,18 +1,15 @@
 """Signs that a slot model has collapsed: one slot takes all, slots share every pixel, or slots are mere places."""
 
 from collections.abc import Mapping
-from itertools import product
 
 import torch
-from jaxtyping import Float, Int64, Integer
+from jaxtyping import Float, Integer
 from torch import Tensor
 
-from core.metrics.segmentation import foreground_ari, hard_labels
+from core.metrics.segmentation import foreground_ari, foreground_ari_of_blocks, hard_labels
 
 LEAST_SHARE = 0.01
 """Of the pixels, that a slot must win to count as used."""
-MOST = 4
-"""Rows and columns of blocks."""
 WARNINGS = (
     ("slots_used", lambda value: value < 1.5, "one slot takes nearly every pixel"),
     ("mask_entropy", lambda value: value > 0.9, "slots share every pixel evenly"),
@@ -39,22 +36,14 @@ def usage(masks: Float[Tensor, "B T K H W"]) -> dict[str, Tensor]:
     return found
 
 
-def blocks(rows: int, columns: int, height: int, width: int) -> Int64[Tensor, "H W"]:
-    """The picture cut into equal blocks, which know nothing of its content."""
-    row, column = torch.arange(height) * rows // height, torch.arange(width) * columns // width
-    return row[:, None] * columns + column[None]
-
-
 def against_blocks(
     masks: Float[Tensor, "B T K H W"], truth: Integer[Tensor, "B T H W"]
 ) -> dict[str, Float[Tensor, ""]]:
     """FG-ARI per frame of the masks, and of the best grid of blocks in their place; NaN without foreground anywhere."""
     labels, truth = hard_labels(masks.flatten(0, 1)), truth.flatten(0, 1).long()
-    grids = [blocks(rows, columns, *truth.shape[1:]) for rows, columns in product(range(1, MOST + 1), repeat=2)]
-    scores = [foreground_ari(truth, grid.to(truth.device).expand_as(truth)).nanmean() for grid in grids]
     return {
         "fg_ari": foreground_ari(truth, labels).nanmean().float(),
-        "fg_ari_of_blocks": torch.stack(scores).max().float(),
+        "fg_ari_of_blocks": foreground_ari_of_blocks(truth).float(),
     }
 
 

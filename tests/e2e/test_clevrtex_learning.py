@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from clevrtex.framework.dataspec import DataSpec
+from core.metrics.segmentation import foreground_ari_of_blocks
 from tests.conftest import Runner
-from tests.learning_scores import best_of_blocks
 
 DATA = "clevr-crop-(32,32)"
 SCENES = ("--scenes", 8000, "--width", 96, "--height", 72, "--most", 6, "--seed", 5)
@@ -33,6 +33,6 @@ def test_slot_attention_beats_blocks(run: Runner, tmp_path: Path) -> None:
     (found,) = folder.glob("evaluation-*.json")
     score = json.loads(found.read_text())["statistics"]["ARI_FG"]["mean"]
     source = DataSpec.parse(DATA).open("test", root, masks=True)
-    baseline = best_of_blocks(source.read(np.arange(len(source)))["mask"].long())
+    baseline = float(foreground_ari_of_blocks(source.read(np.arange(len(source)))["mask"].long()))
     print(f"FG-ARI {score:.3f}, blocks {baseline:.3f}")
     assert score > baseline + MARGIN

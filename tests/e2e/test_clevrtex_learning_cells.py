@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.metrics.segmentation import foreground_ari
+from core.metrics.segmentation import foreground_ari, foreground_ari_of_blocks
 from core.runs import load_model
 from core.types import Decomposition
 from tests.clevrtex_runs import folder_of, losses
 from tests.conftest import Runner
-from tests.learning_scores import best_constant_count, best_of_blocks, count_scores, held_out, visible_objects
+from tests.learning_scores import best_constant_count, count_scores, held_out, visible_objects
 from tests.toy_sprites import write_multi_dsprites
 
 DATA = "multi_dsprites"
@@ -81,7 +81,7 @@ def test_grid_of_objects_learns(run: Runner, tmp_path: Path, model: str) -> None
     least_off, largest_share = best_constant_count(true)
     # The object that covers most of a pixel, whatever the background has of it.
     labels = torch.cat([part.masks[:, 1:].argmax(dim=1) for part in found])
-    score, baseline = float(foreground_ari(masks, labels).nanmean()), best_of_blocks(masks)
+    score, baseline = float(foreground_ari(masks, labels).nanmean()), float(foreground_ari_of_blocks(masks))
     print(f"\n{model}: loss {first:.0f} to {last:.0f}, error {error:.4f}, of the mean picture {error_of_mean:.4f}")
     print(f"counts off by {off:.2f}, right {share:.2f}; best constants {least_off:.2f}, {largest_share:.2f}")
     print(f"FG-ARI {score:.2f}, blocks {baseline:.2f}")

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.metrics.segmentation import foreground_ari
+from core.metrics.segmentation import foreground_ari, foreground_ari_of_blocks
 from core.runs import load_model
 from tests.clevrtex_runs import losses
 from tests.conftest import Runner
-from tests.learning_scores import best_of_blocks, held_out, visible_objects
+from tests.learning_scores import held_out, visible_objects
 from tests.toy_sprites import write_multi_dsprites
 
 # On black, which is given: a learnt background takes the objects' colour, and black sprites hide it elsewhere.
@@ -40,7 +40,7 @@ def test_rebuilds_pictures(run: Runner, tmp_path: Path) -> None:
     of_background = float(image.square().mean())
     several = visible_objects(masks) > 1  # one object alone is not told apart from others
     score = float(foreground_ari(masks[several], found.masks[several].argmax(dim=1)).mean())
-    baseline = best_of_blocks(masks[several])
+    baseline = float(foreground_ari_of_blocks(masks[several]))
     print(f"loss {begin:.4f} to {end:.4f}, FG-ARI {score:.3f}, blocks {baseline:.3f}")
     print(f"squared error {error:.4f}, of the mean picture {of_mean:.4f}, of the background {of_background:.4f}")
     assert end < begin / 3

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.metrics.segmentation import foreground_ari
+from core.metrics.segmentation import foreground_ari, foreground_ari_of_blocks
 from core.runs import load_model
 from tests.clevrtex_runs import losses
 from tests.conftest import Runner
-from tests.learning_scores import best_constant_count, best_of_blocks, count_scores, held_out, visible_objects
+from tests.learning_scores import best_constant_count, count_scores, held_out, visible_objects
 from tests.toy_sprites import write_multi_dsprites
 
 # On black: objects begin grey, so that on grey it does not show where they ought to be.
@@ -42,7 +42,7 @@ def test_counts_and_separates_objects(run: Runner, tmp_path: Path) -> None:
     least_error, largest_share = best_constant_count(true)
     several = true > 1  # one object alone is not told apart from others
     score = float(foreground_ari(masks[several], found.masks[several].argmax(dim=1)).mean())
-    baseline = best_of_blocks(masks[several])
+    baseline = float(foreground_ari_of_blocks(masks[several]))
     print(f"loss {begin:.0f} to {end:.0f}, FG-ARI {score:.3f}, blocks {baseline:.3f}")
     print(f"counts off by {error:.3f}, right {share:.3f}; best constants {least_error:.3f}, {largest_share:.3f}")
     assert end < begin - 1000

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from core.metrics.segmentation import blocks
 from core.nn.noise import ImageNoise, exponential
 from core.training.checkpoint import load
 from slotformer.framework import collapse, seeds
@@ -45,7 +46,7 @@ def test_signs_of_collapse():
     generator = torch.Generator().manual_seed(0)
     one = hard_masks(torch.zeros(2, 3, 8, 8, dtype=torch.long), 4)
     even = torch.full((2, 3, 4, 8, 8), 0.25)
-    places = hard_masks(collapse.blocks(2, 2, 8, 8).expand(2, 3, 8, 8), 4)
+    places = hard_masks(blocks(2, 2, 8, 8).expand(2, 3, 8, 8), 4)
     good = hard_masks(torch.randint(0, 4, (2, 3, 8, 8), generator=generator), 4)
     found = {name: collapse.usage(masks) for name, masks in zip("1ep+", (one, even, places, good))}
     assert [float(found[name]["slots_used"]) for name in "1ep+"] == [1, 1, 4, 4]
@@ -69,7 +70,7 @@ def test_masks_against_blocks():
     assert float(scores["fg_ari_of_blocks"]) == pytest.approx(1), "two rows of blocks fit by chance"
     truth[..., 1:3, 5:7] = 3
     assert 0 < float(collapse.against_blocks(hard_masks(truth.long(), 4), truth)["fg_ari_of_blocks"]) < 0.9
-    assert collapse.blocks(2, 3, 64, 64).unique().tolist() == list(range(6))
+    assert blocks(2, 3, 64, 64).unique().tolist() == list(range(6))
 
 
 def test_optimisers():
