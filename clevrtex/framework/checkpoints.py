@@ -1,13 +1,11 @@
 """The benchmark's checkpoint files: `last.ckpt`, and the best ones by the monitored value."""
 
-import os
-import shutil
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from clevrtex.framework.folders import BEST, CHECKPOINTS, LAST
-from core.files import replacing
+from core.files import same_file
 from core.training.checkpoint import CheckpointError, State, load, save
 
 
@@ -45,11 +43,7 @@ class BestAndLast:
         for place in range(self.save_top - 1, rank, -1):
             if self._best(place - 1).exists():
                 self._best(place - 1).replace(self._best(place))
-        with replacing(self._best(rank)) as partial:
-            try:
-                os.link(self.folder / LAST, partial)  # last.ckpt is never changed in place
-            except OSError:
-                shutil.copyfile(self.folder / LAST, partial)
+        same_file(self.folder / LAST, self._best(rank))
 
     def _best(self, place: int) -> Path:
         return self.folder / (BEST if place == 0 else f"best-v{place}.ckpt")

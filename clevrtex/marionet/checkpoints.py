@@ -4,12 +4,10 @@ The files in `model/` hold everything and are what a training continues from. Th
 dictionary of backgrounds, so that another training can start from them alone.
 """
 
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.files import replacing
+from core.files import same_file
 from core.training.checkpoint import CheckpointError, CheckpointFolder, State
 
 MODEL, BACKGROUND = "model", "bg"
@@ -41,7 +39,7 @@ class EpochFiles:
             of_part.folder.mkdir(parents=True, exist_ok=True)
             path = of_part.save(epoch, {**content, "extras": extras})
             if step == self.last_step:
-                _link(path, of_part.folder / END)
+                same_file(path, of_part.folder / END)
         return self.path(epoch)
 
     def steps(self) -> list[int]:
@@ -82,12 +80,3 @@ def find(path: Path) -> Path:
     if not files.steps():
         raise CheckpointError(f"{path}: no checkpoint {MODEL}/{END} nor {MODEL}/{PREFIX}<n>{SUFFIX}")
     return files.path(files.steps()[-1])
-
-
-def _link(path: Path, other: Path) -> None:
-    """The same file under another name; neither is ever changed in place."""
-    with replacing(other) as partial:
-        try:
-            os.link(path, partial)
-        except OSError:
-            shutil.copyfile(path, partial)

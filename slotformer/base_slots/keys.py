@@ -3,10 +3,9 @@
 Pair = tuple[int, int]
 
 
-class Keys:
-    """Keys beside those of BaseParams, which the configurations explain."""
+class SharedKeys:
+    """Keys that models of videos and models of their slots have in common."""
 
-    # Data.
     dataset: str
     n_sample_frames: int
     frame_offset: int
@@ -24,27 +23,28 @@ class Keys:
     as_original: bool
     resolution: Pair
     input_frames: int
-
-    # Model.
     model: str
+    dropout: float
+    frames_per_part: int | None
+    warmup_steps_pct: float
     num_slots: int
     slot_size: int
     slot_dict: dict
-    enc_dict: dict
     dec_dict: dict
-    pred_dict: dict
     dvae_dict: dict
     loss_dict: dict
-    dropout: float
-    frames_per_part: int | None
+    img_recon_loss_w: float
+
+
+class Keys(SharedKeys):
+    """Keys beside those of BaseParams, which the configurations explain."""
+
+    enc_dict: dict
+    pred_dict: dict
     post_recon_loss_w: float
     kld_loss_w: float
     recon_loss_w: float
     token_recon_loss_w: float
-    img_recon_loss_w: float
-
-    # Training.
-    warmup_steps_pct: float
     dec_lr: float
     vocab_size: int
     init_tau: float

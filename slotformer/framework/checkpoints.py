@@ -1,12 +1,10 @@
 """Checkpoint files as SlotFormer's trainer names them: `model_<iterations>.pth` and `epoch/model_<epoch>.pth`."""
 
-import os
-import shutil
 from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
 
-from core.files import replacing
+from core.files import same_file
 from core.training.checkpoint import CheckpointFolder, State
 
 PREFIX, SUFFIX = "model_", ".pth"
@@ -44,7 +42,7 @@ class EpochFiles:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.files.save(step + 1, state)
         if self._is_best:
-            _link(path, self.folder / BEST)
+            same_file(path, self.folder / BEST)
             self._is_best = False
         self.complete(step)
         return path
@@ -54,19 +52,10 @@ class EpochFiles:
         epoch, rest = divmod(step + 1, self.steps_per_epoch)
         path = self.folder / "epoch" / f"{PREFIX}{epoch}{SUFFIX}"
         if self.keeps_epochs and not rest and not path.exists():
-            _link(self.path(step), path)
+            same_file(self.path(step), path)
 
     def steps(self) -> list[int]:
         return [iterations - 1 for iterations in self.files.steps()]
 
     def path(self, step: int) -> Path:
         return self.files.path(step + 1)
-
-
-def _link(source: Path, target: Path) -> None:
-    """`target` with the content of `source`, which is never changed in place."""
-    with replacing(target) as partial:
-        try:
-            os.link(source, partial)
-        except OSError:
-            shutil.copyfile(source, partial)
