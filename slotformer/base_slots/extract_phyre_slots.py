@@ -48,23 +48,20 @@ def parse_arguments(words: Sequence[str]) -> Namespace:
 
 def extract(arguments: Namespace, words: Sequence[str]) -> int:
     """Extract as the command line says; the exit code."""
-    import numpy as np
 
-    from core.data.slot_writer import save_array
-    from core.data.slots import SlotFolder
     from core.training.launch import end_processes
     from core.training.signals import STOPPED_EXIT_CODE
     from slotformer import base_slots
     from slotformer.base_slots.data import open_data
     from slotformer.framework.extraction import (
         launched,
-        link_beside,
         open_trained,
         read_params,
         video_noise,
         videos_at_a_time,
     )
     from slotformer.framework.params import ParamsError, file_of
+    from slotformer.framework.trials import write_trials
 
     params = read_params(arguments, base_slots, "StoSAVi", "STEVE")
     if params.dataset != "phyre":
@@ -79,36 +76,15 @@ def extract(arguments: Namespace, words: Sequence[str]) -> int:
     batch_size = videos_at_a_time(trained.model, trained.accelerator.device, arguments.bs)
     root = arguments.save_path / "slots" / file_of(arguments.params).stem
     for split, source in sources.items():
-        path = root / folder_name(params, split)
-        if trained.is_main:
-            trained.provenance.claim(path)
-        trained.accelerator.wait_for_everyone()
-        folder = SlotFolder(path, len(source))
-        part = range(len(source))
-        if arguments.split >= 0:
-            bounds = np.linspace(0, len(source), arguments.total_split + 1).astype(int)
-            part = range(bounds[arguments.split], bounds[arguments.split + 1])
-        missing = [trial for trial in folder.missing() if trial in part]
-        trained.accelerator.wait_for_everyone()  # all processes share out the same list
 
-        def write(
-            batch: Mapping, trials: Sequence[int], folder: SlotFolder = folder, num_frames: int = source.num_frames
-        ) -> None:
+        def slots_of(batch: Mapping, trials: Sequence[int], num_frames: int = source.num_frames) -> list:
             noise = video_noise(params.seed, [str(trial) for trial in trials], num_frames, batch["video"].device)
             slots = trained.model.extract(batch, noise).float().cpu().numpy()
-            for trial, video, length in zip(trials, slots, batch["num_frames"].tolist()):
-                save_array(folder.file(trial), video[:length])
+            return [video[:length] for video, length in zip(slots, batch["num_frames"].tolist())]
 
-        if not trained.go_through(source, missing, batch_size, write, f"slots of {split}", arguments.cpus):
+        path = root / folder_name(params, split)
+        if not write_trials(trained, arguments, source, path, split, batch_size, slots_of, "slots"):
             return STOPPED_EXIT_CODE
-        trained.accelerator.wait_for_everyone()
-        if trained.is_main:
-            left = len(folder.missing())
-            if not left:
-                folder.write_index()
-            print(f"{split}: {len(source) - left}/{len(source)}, in {path}{'' if left else ' with lengths.npy'}")
-            if arguments.split <= 0:
-                link_beside(arguments.weight, f"{split}_slots", path)
     trained.report_speed()
     end_processes(trained.accelerator)
     return 0

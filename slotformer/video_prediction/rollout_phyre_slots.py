@@ -48,16 +48,14 @@ def parse_arguments(words: Sequence[str]) -> Namespace:
 
 def roll_out(arguments: Namespace, words: Sequence[str]) -> int:
     """Roll out as the command line says; the exit code."""
-    import numpy as np
     import torch
 
-    from core.data.slot_writer import save_array
-    from core.data.slots import SlotFolder
     from core.training.launch import end_processes
     from core.training.signals import STOPPED_EXIT_CODE
     from slotformer import video_prediction
-    from slotformer.framework.extraction import launched, link_beside, open_trained, read_params
+    from slotformer.framework.extraction import launched, open_trained, read_params
     from slotformer.framework.params import ParamsError, file_of
+    from slotformer.framework.trials import write_trials
     from slotformer.video_prediction.rollouts import FirstSlots
 
     params = read_params(arguments, video_prediction, "SingleStepSlotFormer")
@@ -70,35 +68,15 @@ def roll_out(arguments: Namespace, words: Sequence[str]) -> int:
     decisive = {"num_frames": num_frames, "slots": {split: source.origin for split, source in sources.items()}}
     trained = open_trained(arguments, params, video_prediction, decisive)
     root = arguments.save_path / "rollout_slots" / file_of(arguments.params).stem
+
+    def slots_of(batch: Mapping, trials: Sequence[int]) -> list:
+        first = batch["slots"]
+        return list(torch.cat([first, trained.model.rollout(first, num_frames - 1)], dim=1).float().cpu().numpy())
+
     for split, source in sources.items():
         path = root / f"{params.phyre_protocal}-fold_{params.phyre_fold}-{split}"
-        if trained.is_main:
-            trained.provenance.claim(path)
-        trained.accelerator.wait_for_everyone()
-        folder = SlotFolder(path, len(source))
-        part = range(len(source))
-        if arguments.split >= 0:
-            bounds = np.linspace(0, len(source), arguments.total_split + 1).astype(int)
-            part = range(bounds[arguments.split], bounds[arguments.split + 1])
-        missing = [trial for trial in folder.missing() if trial in part]
-        trained.accelerator.wait_for_everyone()  # all processes share out the same list
-
-        def write(batch: Mapping, trials: Sequence[int], folder: SlotFolder = folder) -> None:
-            first = batch["slots"]
-            slots = torch.cat([first, trained.model.rollout(first, num_frames - 1)], dim=1)
-            for trial, video in zip(trials, slots.float().cpu().numpy()):
-                save_array(folder.file(trial), video)
-
-        if not trained.go_through(source, missing, arguments.bs, write, f"roll-outs of {split}", arguments.cpus):
+        if not write_trials(trained, arguments, source, path, split, arguments.bs, slots_of, "roll-outs"):
             return STOPPED_EXIT_CODE
-        trained.accelerator.wait_for_everyone()
-        if trained.is_main:
-            left = len(folder.missing())
-            if not left:
-                folder.write_index()
-            print(f"{split}: {len(source) - left}/{len(source)}, in {path}{'' if left else ' with lengths.npy'}")
-            if arguments.split <= 0:
-                link_beside(arguments.weight, f"{split}_slots", path)
     trained.report_speed()
     end_processes(trained.accelerator)
     return 0
