@@ -27,11 +27,11 @@ class SPACE(Hyperparameters):
     max_steps: int = option(160_000)
     fg_std: float = option(0.15, "standard deviation of a pixel of an object")
     bg_std: float = option(0.15, "standard deviation of a pixel of the background")
+    learning_rate: float = option(1e-5, "of the foreground, by RMSprop")
+    background_learning_rate: float = option(1e-3, "of the background, by Adam")
     # No flags: the two optimisers are part of the model's definition.
     optim: ClassVar[str] = "rmsprop and adam"
     lr: ClassVar[None] = None
-    learning_rate: ClassVar[float] = 1e-5
-    background_learning_rate: ClassVar[float] = 1e-3
 
     def model_arguments(self, image_size: tuple[int, int]) -> dict[str, Any]:
         return {"image_size": image_size, "foreground_std": self.fg_std, "background_std": self.bg_std}

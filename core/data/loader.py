@@ -1,6 +1,6 @@
 """Batches whose content is a pure function of (seed, epoch, batch index), on any number of workers and processes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -26,6 +26,13 @@ class BatchSource(Protocol):
     def read(self, indices: np.ndarray) -> Batch: ...
 
 
+@runtime_checkable
+class VariedSource(BatchSource, Protocol):
+    """One whose samples training sees differently in every epoch, such as clips of videos from a random frame on."""
+
+    def read_varied(self, indices: np.ndarray, generators: Sequence[np.random.Generator]) -> Batch: ...
+
+
 def epoch_order(size: int, seed: int, epoch: int) -> np.ndarray:
     """The permutation of `size` samples that epoch `epoch` walks through."""
     return np.random.default_rng(derive_seed(seed, epoch)).permutation(size)
@@ -45,7 +52,8 @@ class TrainingLoader:
 
     Step s of the run takes global batch s: slice s mod (batches per epoch) of the order of epoch s div (batches per
     epoch), of which this process takes its `batch_size`. Incomplete batches at the end of an epoch are left out. Every
-    augmentation draws from a generator keyed by (seed, epoch, sample). Nothing needs to be stored to resume.
+    augmentation, and what a VariedSource draws, comes from a generator keyed by (seed, epoch, sample). Nothing needs to
+    be stored to resume.
 
     `resident` keeps the whole data set on `device` as uint8: same batches, no reading.
     """
@@ -68,7 +76,7 @@ class TrainingLoader:
                 f"{getattr(source, 'path', type(source).__name__)}: {len(source)} samples are fewer than one global "
                 f"batch of {batch_size} x {num_processes}. Lower the batch size or use more data"
             )
-        if resident and augment:
+        if resident and (augment or isinstance(source, VariedSource)):
             raise ValueError("resident data cannot be augmented sample by sample: set resident=False")
         self.source = source
         self.batch_size = batch_size
@@ -127,8 +135,12 @@ class _Reader:
 
     def __getitems__(self, key: tuple[int, np.ndarray]) -> Batch | DataError:
         epoch, indices = key
+        generators = [np.random.default_rng(derive_seed(self.seed, epoch, int(index))) for index in indices]
         try:
-            batch = self.source.read(indices)
+            if isinstance(self.source, VariedSource):
+                batch = self.source.read_varied(indices, generators)
+            else:
+                batch = self.source.read(indices)
         except DataError as error:
             return error
         except (OSError, ValueError, IndexError) as error:
@@ -136,10 +148,10 @@ class _Reader:
             return DataError(f"{where}: samples {indices.tolist()} cannot be read ({error})")
         if self.augment is None:
             return batch
-        samples = []
-        for row, index in enumerate(indices):
-            generator = np.random.default_rng(derive_seed(self.seed, epoch, int(index)))
-            samples.append(self.augment({key: value[row] for key, value in batch.items()}, generator))
+        samples = [
+            self.augment({key: value[row] for key, value in batch.items()}, generator)
+            for row, generator in enumerate(generators)
+        ]
         return {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
 
     def __getitem__(self, key: Any) -> Batch | DataError:

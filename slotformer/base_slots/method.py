@@ -18,7 +18,7 @@ from slotformer import original
 from slotformer.base_slots.data import open_data
 from slotformer.base_slots.models.steve import parameter_groups
 from slotformer.framework.annealing import cosine_anneal
-from slotformer.framework.frame_grids import dvae_grid, slots_grid, stacked_videos, steve_grid, to_bytes
+from slotformer.framework.frame_grids import captioned, dvae_grid, slots_grid, stacked_videos, steve_grid, to_bytes
 from slotformer.framework.params import BaseParams, ParamsError
 
 DVAE_FRAMES = 100
@@ -65,14 +65,14 @@ class SAViMethod(BaseMethod):
     """Videos of the frame, its reconstruction and every slot."""
 
     def videos(self, model: nn.Module) -> dict[str, UInt8[Tensor, "T 3 H W"]]:
-        """`video`."""
+        """`video`; PHYRE's say whether the task was solved."""
         is_phyre = self.params.dataset == "phyre"
         grids = []
         for batch, noise in self.shown(model):
             found = model.decompose(batch, noise.at(0, batch["video"].device))
             options = {"reverse_color": self.params.get("reverse_color", False), "is_phyre": is_phyre}
-            grid = slots_grid(batch["video"][0], found.recon[0], found.rgb[0], found.masks[0], **options)
-            grids.append(to_bytes(grid))
+            grid = to_bytes(slots_grid(batch["video"][0], found.recon[0], found.rgb[0], found.masks[0], **options))
+            grids.append(captioned(grid, "Success" if batch["label"] else "Fail") if is_phyre else grid)
         return {"video": stacked_videos(grids)}
 
 

@@ -5,14 +5,17 @@ Pictures are in [0, 1], where the models' range [-1, 1] lies; what is outside is
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Integer, UInt8
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from core.viz.panels import image_grid
 
 PADDING = 2
+CAPTION_HEIGHT = 14
 GREY = 0.5
 PHYRE_STILL_FRAMES = 4
 """How often the first frame of PHYRE, in which nothing moves yet, is shown once more."""
@@ -76,6 +79,14 @@ def dvae_grid(video: Float[Tensor, "T 3 H W"], recon: Float[Tensor, "T 3 H W"]) 
 def to_bytes(grid: Float[Tensor, "T 3 H W"]) -> UInt8[Tensor, "T 3 H W"]:
     """In the memory of the CPU, a quarter of it. Values are cut, not rounded, to 0 .. 255."""
     return (255 * grid).to(torch.uint8).cpu()
+
+
+def captioned(video: UInt8[Tensor, "T 3 H W"], text: str) -> UInt8[Tensor, "T 3 H_out W"]:
+    """A video below a strip that says `text` in black on white; what does not fit in one line is cut off."""
+    strip = Image.new("RGB", (video.shape[-1], CAPTION_HEIGHT), "white")
+    ImageDraw.Draw(strip).text((2, CAPTION_HEIGHT / 2), text, "black", ImageFont.load_default(), anchor="lm")
+    caption = torch.from_numpy(np.array(strip)).permute(2, 0, 1)
+    return torch.cat([caption.expand(len(video), -1, -1, -1), video], dim=-2)
 
 
 def stacked_videos(grids: Sequence[UInt8[Tensor, "T 3 H W"]]) -> UInt8[Tensor, "T 3 H_out W"]:

@@ -9,7 +9,10 @@ from core.files import replacing
 from core.training.launch import run_process
 from core.training.signals import STOPPED_EXIT_CODE
 from slotformer.framework.checkpoints import EpochFiles
+from slotformer.framework.tasks import is_lower_better
 from slotformer.framework.training import CHECKPOINT, MODELS
+
+BEST = "best by "
 
 
 def train_seeds(count: int, name: str, command: Sequence[str]) -> int:
@@ -46,10 +49,10 @@ def _without_seeds(command: Sequence[str]) -> list[str]:
 
 
 def _final_scores(folder: Path) -> dict[str, float]:
-    """The last validation of a run, its best loss and the epoch that it is of."""
+    """The last validation of a run, and the best value of the score that chooses its best epoch."""
     newest = EpochFiles(folder / MODELS, 1).files.newest()
     state = newest[1]["validation"]
-    return {**state["scores"], "best loss": state["best"], "best epoch": state["best_epoch"]}
+    return {**state["scores"], f"{BEST}{state['best_by']}": state["best"], "epoch of the best": state["best_epoch"]}
 
 
 def compare(name: str, rows: dict[int, dict[str, float]]) -> list[str]:
@@ -57,7 +60,9 @@ def compare(name: str, rows: dict[int, dict[str, float]]) -> list[str]:
     if not rows:
         return ["no run has finished"]
     columns = sorted({column for row in rows.values() for column in row})
-    best = min(rows, key=lambda seed: rows[seed]["best loss"])
+    chosen_by = next(column for column in columns if column.startswith(BEST))
+    choose = min if is_lower_better(chosen_by) else max
+    best = choose(rows, key=lambda seed: rows[seed][chosen_by])
     summary = {
         column: {"mean": mean(values), "std": stdev(values) if len(values) > 1 else 0.0}
         for column in columns
@@ -72,6 +77,6 @@ def compare(name: str, rows: dict[int, dict[str, float]]) -> list[str]:
         cells = [f"{row[column]:10.4g}" if column in row else f"{'-':>10}" for row in rows.values()]
         cells += [f"{summary[column][what]:10.4g}" for what in ("mean", "std")]
         lines.append(" ".join([f"{column:{width}}", *cells]))
-    lines.append(f"best by validation loss: seed {best}, {CHECKPOINT / f'{name}-seed{best}' / MODELS / 'best.pth'}")
+    lines.append(f"{chosen_by}: seed {best}, {CHECKPOINT / f'{name}-seed{best}' / MODELS / 'best.pth'}")
     lines.append(f"written to {path}")
     return lines

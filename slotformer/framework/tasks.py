@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from core.data.loader import BatchSource
+from core.data.loader import Batch, BatchSource
 from slotformer.framework.params import BaseParams, ParamsError, nearest
 
 
@@ -38,6 +38,17 @@ class Method(Protocol):
 
 
 @runtime_checkable
+class SampleMethod(Method, Protocol):
+    """Of a model whose validation counts single answers: its scores take the place of the terms of the loss."""
+
+    best_by: str
+    """The score that chooses the best checkpoint; see `is_lower_better`."""
+
+    def samples(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Values (n,) of single samples by the name of their score; n may differ between scores, and be 0."""
+
+
+@runtime_checkable
 class Task(Protocol):
     """A package: `slotformer.base_slots` and its like."""
 
@@ -51,6 +62,11 @@ class Task(Protocol):
         """Untrained; reads no file."""
 
     def build_method(self, params: BaseParams) -> Method: ...
+
+
+def is_lower_better(score: str) -> bool:
+    """Whether lower values of a score are better: those of losses."""
+    return score.endswith("loss")
 
 
 def rebuild_model(task: str, params: Mapping[str, Any]) -> nn.Module:

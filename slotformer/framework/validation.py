@@ -16,7 +16,7 @@ from core.nn.noise import ImageNoise, derive_seed
 from core.training.tracking import Tracker
 from slotformer.framework import collapse
 from slotformer.framework.checkpoints import EpochFiles
-from slotformer.framework.tasks import Method
+from slotformer.framework.tasks import Method, SampleMethod, is_lower_better
 
 MONITORED_BATCHES = 4
 """Of each process, that are looked at for signs of collapse."""
@@ -41,7 +41,7 @@ class Validator:
     seed: int
     checkpoints: EpochFiles
     tracker: Tracker | None = None
-    state: dict[str, Any] = field(default_factory=lambda: {"best": float("inf"), "best_epoch": 0, "scores": {}})
+    state: dict[str, Any] = field(default_factory=lambda: {"best": None, "best_epoch": 0, "scores": {}})
 
     def __call__(self, step: int) -> bool:
         """Validate after `step`, if its epoch is one to do so; never ends the training."""
@@ -54,8 +54,8 @@ class Validator:
         """Score the whole set and draw."""
         began = time.perf_counter()
         scores = self.score()
-        if scores["loss"] < self.state["best"]:
-            self.state |= {"best": scores["loss"], "best_epoch": epoch}
+        if self._is_best(scores):
+            self.state |= {"best_by": self.best_by, "best": scores[self.best_by], "best_epoch": epoch}
             self.checkpoints.note_best()
         self.state["scores"] = scores
         if self.tracker is None:
@@ -67,6 +67,17 @@ class Validator:
         for what in collapse.complaints(scores):
             tqdm.write(f"warning: {what}. Training of slots is unstable: other seeds may do better, see --seeds")
 
+    @property
+    def best_by(self) -> str:
+        """The score that chooses the best checkpoint."""
+        return self.method.best_by if isinstance(self.method, SampleMethod) else "loss"
+
+    def _is_best(self, scores: dict[str, float]) -> bool:
+        value, best = scores.get(self.best_by), self.state["best"]
+        if value is None or best is None:
+            return value is not None
+        return value < best if is_lower_better(self.best_by) else value > best
+
     def draw(self, step: int) -> None:
         """Videos to the log; on the main process only."""
         self.model.eval()
@@ -76,23 +87,28 @@ class Validator:
         self.model.train()
 
     def score(self, num_batches: int | None = None) -> dict[str, float]:
-        """Mean terms over the samples of the set, or of its first batches."""
+        """Mean terms, or the method's scores, over the samples of the set, or of its first batches."""
         count = -(-len(self.source) // self.batch_size)
         batches = range(count if num_batches is None else min(num_batches, count))
         own = batches[self.accelerator.process_index :: self.accelerator.num_processes]
         is_hidden = not self.accelerator.is_main_process
         noise = getattr(self.model, "noise", None)
         self.model.eval()
-        scored: list[tuple[int, int, dict[str, float]]] = []
+        scored: list[tuple[int, dict[str, tuple[float, int]]]] = []
         with torch.no_grad(), self.accelerator.autocast():
             for place, number in enumerate(tqdm(own, "validation", leave=False, disable=True if is_hidden else None)):
                 rows = range(number * self.batch_size, min((number + 1) * self.batch_size, len(self.source)))
                 batch = to_device(self.source.read(np.array(rows)), self.accelerator.device)
                 self.model.noise = ImageNoise(derive_seed(self.seed, 3), rows)
-                terms = self.model.loss(batch, 0)
-                if place < MONITORED_BATCHES and hasattr(self.model, "decompose"):
-                    terms |= self._signs(batch)
-                scored.append((number, len(rows), {name: float(value) for name, value in terms.items()}))
+                if isinstance(self.method, SampleMethod):
+                    values = self.method.samples(self.model, batch)
+                    terms = {name: (float(value.double().sum()), len(value)) for name, value in values.items()}
+                else:
+                    means = self.model.loss(batch, 0)
+                    if place < MONITORED_BATCHES and hasattr(self.model, "decompose"):
+                        means |= self._signs(batch)
+                    terms = {name: (len(rows) * float(value), len(rows)) for name, value in means.items()}
+                scored.append((number, terms))
         self.model.noise = noise
         self.model.train()
         return _mean(gather_object(scored) if self.accelerator.num_processes > 1 else scored)
@@ -106,13 +122,13 @@ class Validator:
         return signs | (collapse.against_blocks(prediction.masks, batch["mask"]) if "mask" in batch else {})
 
 
-def _mean(scored: list[tuple[int, int, dict[str, float]]]) -> dict[str, float]:
+def _mean(scored: list[tuple[int, dict[str, tuple[float, int]]]]) -> dict[str, float]:
     """Of each term over the samples that have it, in the order of the batches; NaN is left out."""
     sums: dict[str, float] = {}
     counts: dict[str, int] = {}
-    for _, size, terms in sorted(scored, key=lambda item: item[0]):
-        for name, value in terms.items():
-            if value == value:
-                sums[name] = sums.get(name, 0.0) + size * value
-                counts[name] = counts.get(name, 0) + size
-    return {name: total / counts[name] for name, total in sums.items()}
+    for _, terms in sorted(scored, key=lambda item: item[0]):
+        for name, (total, count) in terms.items():
+            if total == total:
+                sums[name] = sums.get(name, 0.0) + total
+                counts[name] = counts.get(name, 0) + count
+    return {name: sums[name] / count for name, count in counts.items() if count}

@@ -41,6 +41,14 @@ def add_noise(sample: dict, generator: np.random.Generator) -> dict:
     return sample | {"noise": torch.from_numpy(generator.standard_normal(4))}
 
 
+class Varied(Numbered):
+    """Reads with the draws of its samples."""
+
+    def read_varied(self, indices: np.ndarray, generators: list[np.random.Generator]) -> dict[str, torch.Tensor]:
+        draws = [add_noise({}, generator)["noise"] for generator in generators]
+        return self.read(indices) | {"noise": torch.stack(draws)}
+
+
 def loader(size: int = 23, batch_size: int = 4, seed: int = 5, **more) -> TrainingLoader:
     return TrainingLoader(Numbered(size), batch_size, seed=seed, device=CPU, **more)
 
@@ -118,10 +126,12 @@ def test_three_processes_share_an_epoch_without_overlap():
     assert sorted(flat(flat(shares))) == list(range(24))
 
 
-def test_augmentation_is_keyed_by_seed_epoch_and_sample():
+@pytest.mark.parametrize("kind", ["augmented", "varied"])
+def test_augmentation_is_keyed_by_seed_epoch_and_sample(kind):
     def noise(seed: int, first_step: int, steps: int, **more) -> dict[tuple[int, int], list[float]]:
         """(epoch, sample) -> draws."""
-        made = loader(seed=seed, augment=add_noise, **more)
+        source, augment = (Numbered(23), add_noise) if kind == "augmented" else (Varied(23), None)
+        made = TrainingLoader(source, **{"batch_size": 4, **more}, seed=seed, device=CPU, augment=augment)
         batches = take(made.batches(first_step), steps)
         return {
             ((first_step + position) // made.batches_per_epoch, number): draws
@@ -159,6 +169,8 @@ def test_too_small_a_data_set():
 def test_resident_data_cannot_be_augmented():
     with pytest.raises(ValueError, match="set resident=False"):
         loader(resident=True, augment=add_noise)
+    with pytest.raises(ValueError, match="set resident=False"):
+        TrainingLoader(Varied(23), 4, seed=0, device=CPU, resident=True)
 
 
 @pytest.mark.parametrize(("size", "batch_size"), [(23, 4), (24, 4), (3, 8)])

@@ -5,6 +5,7 @@ import torch
 
 from slotformer.framework.frame_grids import (
     PALETTE,
+    captioned,
     compare_grid,
     dvae_grid,
     evaluation_video,
@@ -50,6 +51,17 @@ def test_slots_stand_in_a_row_on_their_background(reverse_color, background, lin
     torch.testing.assert_close(right, torch.full_like(right, 0.3))
     for edge in (grid[:, :, :2], grid[:, :, -2:], grid[..., :2], grid[..., -2:], grid[..., 2 + W : 4 + W]):
         assert (edge == line).all()
+
+
+def test_a_caption_stands_above_every_frame():
+    video = torch.full((T, 3, 10, 120), 7, dtype=torch.uint8)
+    first, other = captioned(video, "label 1, predicted 0.93"), captioned(video, "label 0, predicted 0.93")
+    assert torch.equal(first[:, :, -10:], video)
+    strips = first[:, :, :-10]
+    assert (strips == strips[:1]).all()
+    assert strips.min() < 16
+    assert strips.max() == 255
+    assert not torch.equal(strips, other[:, :, :-10])
 
 
 def test_phyre_shows_its_first_frame_four_times_more():

@@ -121,12 +121,14 @@ def test_noise_of_an_image_is_its_own_in_any_batch():
 
 def test_table_of_seeds(tmp_path, monkeypatch):
     monkeypatch.setattr(seeds, "CHECKPOINT", tmp_path)
-    rows = {0: {"loss": 2.0, "best loss": 1.5, "best epoch": 1}, 3: {"loss": 1.0, "best loss": 1.0, "best epoch": 4}}
+    rows = {0: {"loss": 2.0, "best by loss": 1.5}, 3: {"loss": 1.0, "best by loss": 1.0}}
     lines = seeds.compare("savi", rows)
     assert lines[0].split() == ["seed", "0", "seed", "3", "mean", "std"]
-    assert lines[3].split() == ["loss", "2", "1", "1.5", "0.7071"]
-    assert lines[4].endswith("savi-seed3/models/best.pth")
+    assert lines[2].split() == ["loss", "2", "1", "1.5", "0.7071"]
+    assert lines[3] == f"best by loss: seed 3, {tmp_path / 'savi-seed3' / 'models' / 'best.pth'}"
     assert json.loads((tmp_path / "savi-seeds.json").read_text())["best"] == 3
+    rows = {0: {"best by acc_0.50": 0.8}, 3: {"best by acc_0.50": 0.7}}
+    assert seeds.compare("readout", rows)[-2].startswith("best by acc_0.50: seed 0")
     assert seeds.compare("savi", {}) == ["no run has finished"]
 
 
