@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from core.nn.noise import Noise
 from slotformer import original
 from slotformer.base_slots.models.dvae import dVAE
-from slotformer.base_slots.models.encoder import GRID
 from slotformer.base_slots.models.linear_cross_entropy import linear_cross_entropy
 from slotformer.base_slots.models.steve import STEVE, parameter_groups
 from slotformer.base_slots.models.token_decoder import TokenDecoder
@@ -107,7 +106,7 @@ def check_steve(case: Case, tmp_path: Path) -> None:
     slots, tokens = track.slots.flatten(0, 1), model.target_tokens(batch)
     ours = {
         "slots": track.slots,
-        "masks_train": track.attention.unflatten(-1, GRID),
+        "masks_train": track.attention.unflatten(-1, model.grid),
         "target_token_id": tokens,
         "pred_token_id": model.trans_decoder(slots, tokens[:, :-1]),
         **model.loss(batch, 0),

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from core.nn.noise import ShardedNoise, exponential
 from slotformer import original
-from slotformer.base_slots.models.encoder import GRID
 from slotformer.base_slots.models.steve import STEVE, parameter_groups
 
 SLOTS, SIZE, VOCABULARY = 3, 8, 13
@@ -67,7 +66,7 @@ def test_masks_have_the_size_of_the_frames() -> None:
     with torch.no_grad():
         found = model.decompose(batch).validate()
         track = next(model.track_clips(2 * batch["video"] - 1, lambda name, shape: torch.zeros(shape)))
-    small = track.attention.unflatten(-1, GRID).flatten(0, 1)
+    small = track.attention.unflatten(-1, model.grid).flatten(0, 1)
     expected = F.interpolate(small, (128, 128), mode="bilinear", align_corners=False)
     torch.testing.assert_close(found.masks[0], expected)
 

@@ -1,6 +1,6 @@
 """From videos to slots as SAVi (Kipf et al. 2022) does it: what StoSAVi and STEVE share.
 
-Shapes: B videos, T frames, N slots, D slot size, L = 64 * 64 positions, F features of each.
+Shapes: B videos, T frames, N slots, D slot size, L positions, F features of each.
 """
 
 from collections.abc import Iterator
@@ -18,8 +18,8 @@ from core.nn.slot_attention import SlotAttention
 from core.nn.soft_position import SoftPositionEmbed
 from slotformer.base_slots.models.predictors import Memory
 
-GRID = (64, 64)
-"""Rows and columns of the features."""
+LARGEST_GRID = 64
+"""Pictures with more rows are halved."""
 
 
 class ClipState(NamedTuple):
@@ -41,19 +41,18 @@ class Track(NamedTuple):
     state: ClipState
 
 
+def stride_of(resolution: tuple[int, int]) -> int:
+    """Of the first convolution: 1 for the published 64x64, 2 for 128x128."""
+    return 2 if resolution[0] > LARGEST_GRID else 1
+
+
 def build_encoder(
     enc_channels: tuple[int, ...], enc_ks: int, enc_norm: Norm, resolution: tuple[int, int]
 ) -> nn.Sequential:
-    """Convolutions to features of 64x64: the first has stride 2 where pictures are 128 high; no ReLU after the last.
-
-    Raises ValueError if pictures of `resolution` (h, w) do not give features of 64x64.
-    """
-    first = 2 if resolution[0] == 128 else 1
-    if tuple(-(-length // first) for length in resolution) != GRID:
-        raise ValueError(f"resolution={tuple(resolution)}: SAVi's encoder takes pictures of (64, 64) or (128, 128)")
+    """Convolutions to features, 64x64 of them at the published resolutions; no ReLU after the last."""
     blocks = []
     for number, sizes in enumerate(pairwise(enc_channels), start=2):
-        stride = first if number == 2 else 1
+        stride = stride_of(resolution) if number == 2 else 1
         blocks.append(conv_block(*sizes, enc_ks, stride, enc_norm, relu=number < len(enc_channels)))
     return nn.Sequential(*blocks)
 
@@ -84,7 +83,9 @@ class SlotVideoEncoder(nn.Module):
         self.init_latents = nn.Parameter(torch.randn(1, num_slots, slot_size))
         self.slot_attention = SlotAttention(enc_out_channels, slot_size, slot_mlp_size, num_iterations, eps)
         self.encoder = build_encoder(enc_channels, enc_ks, enc_norm, resolution)
-        self.encoder_pos_embedding = SoftPositionEmbed(enc_channels[-1], GRID)
+        self.grid = (-(-resolution[0] // stride_of(resolution)), -(-resolution[1] // stride_of(resolution)))
+        """Rows and columns of the features."""
+        self.encoder_pos_embedding = SoftPositionEmbed(enc_channels[-1], self.grid)
         self.encoder_out_layer = nn.Sequential(
             nn.LayerNorm(enc_channels[-1]),
             Linear(enc_channels[-1], enc_out_channels),

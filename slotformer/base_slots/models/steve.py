@@ -16,7 +16,7 @@ from core.nn.conv_blocks import Norm
 from core.nn.noise import Noise, ShardedNoise, exponential, standard_exponential, standard_normal
 from core.types import Decomposition
 from slotformer.base_slots.models.dvae import DOWN_FACTOR, dVAE
-from slotformer.base_slots.models.encoder import GRID, SlotVideoEncoder, Track
+from slotformer.base_slots.models.encoder import SlotVideoEncoder, Track
 from slotformer.base_slots.models.linear_cross_entropy import linear_cross_entropy
 from slotformer.base_slots.models.predictors import build_predictor
 from slotformer.base_slots.models.token_decoder import TokenDecoder
@@ -153,7 +153,7 @@ class STEVE(SlotVideoEncoder):
             begin = frames.stop
             clip = {key: batch[key][:, frames] for key in ("video", "token_id") if key in batch}
             pictures.append(self._picture(track.slots, clip, generate))
-            masks.append(resized_masks(track.attention.unflatten(-1, GRID), video.shape[-2:]))
+            masks.append(resized_masks(track.attention.unflatten(-1, self.grid), video.shape[-2:]))
             slots.append(track.slots)
         recon = (torch.cat(pictures, dim=1) / 2 + 0.5).clamp(0, 1)
         return Decomposition(recon=recon, masks=torch.cat(masks, dim=1), slots=torch.cat(slots, dim=1))
@@ -162,7 +162,7 @@ class STEVE(SlotVideoEncoder):
         """The masks of `decompose` alone."""
         size = batch["video"].shape[-2:]
         tracks = self._tracks(batch["video"])
-        return torch.cat([resized_masks(track.attention.unflatten(-1, GRID), size) for track in tracks], dim=1)
+        return torch.cat([resized_masks(track.attention.unflatten(-1, self.grid), size) for track in tracks], dim=1)
 
     def extract(self, batch: dict[str, Tensor], noise: Noise | None = None) -> Float[Tensor, "B T N D"]:
         """Slots of all frames, without masks and pictures. Nothing is drawn."""
