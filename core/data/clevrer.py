@@ -83,6 +83,11 @@ class Clevrer(ClipReader):
             clips = starts_without_entrance(
                 entrances, video_len, num_frames, frame_offset, warmup_len, is_training=split == "train"
             )
+            if count and not len(clips) and (num_frames - 1) * frame_offset < video_len:
+                raise DataError(
+                    f"{self.root / 'annotations' / split}: in each of the {count} videos an object enters during every "
+                    f"clip of {num_frames} frames. Use shorter clips or more videos, or set filter_enter=False"
+                )
         elif split == "train":
             clips = every_start(count, video_len, num_frames, frame_offset)
         else:

@@ -203,6 +203,14 @@ def test_no_videos(tmp_path):
         Clevrer(tmp_path, "validation")
 
 
+def test_an_object_enters_in_every_clip(root):
+    inside = np.tril(np.ones((LENGTH, LENGTH), bool))  # one in every frame
+    for number in range(COUNT):
+        write_clevrer_annotation(root, "train", number, inside)
+    with pytest.raises(DataError, match=rf"in each of the {COUNT} videos .* Use shorter clips or more videos, or set"):
+        open_reader(root, filter_enter=True, warmup_len=1)
+
+
 def test_annotations_that_are_not_there(root):
     with pytest.raises(
         DataError, match=r"annotations/train: no such folder, but filter_enter .*none of the test split"
