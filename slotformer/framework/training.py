@@ -198,7 +198,7 @@ class Run:
 
     def _model(self, is_fresh: bool) -> nn.Module:
         self.record = RunRecord(
-            paper="slotformer",
+            paper=self.task.__name__.partition(".")[0],
             builder="slotformer.framework.tasks:rebuild_model",
             arguments={"task": self.task.__name__, "params": self.params.to_dict()},
             data={key: self.params.to_dict()[key] for key in ("dataset", "data_root") if key in self.params},

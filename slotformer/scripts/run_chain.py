@@ -1,0 +1,116 @@
+"""Run all commands of a data set, from its videos to the numbers of the paper, one after the other.
+
+    python slotformer/scripts/run_chain.py obj3d --dry-run
+    python slotformer/scripts/run_chain.py clevrer --fp16 --ddp --cudnn
+
+What is done is not done again: every command continues its own work, and so does this one. Settings go to the one
+configuration that they name, as in savi_obj3d_params:lr=2e-4, or to all. Exit codes: 0 done, 2 misuse, else that of the
+command that failed.
+"""
+
+import shlex
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from core.commandline import StrictParser, positive
+from core.outcome import exit_code_of
+from slotformer.framework.chains import CHAINS, FOLDS, Chain, Step
+
+ROOT = Path(__file__).parents[2]
+FOR_ALL = ("ddp", "bf16")
+FOR_TRAININGS = ("fp16", "cudnn", "resident")
+
+
+def parse_arguments(words: Sequence[str]) -> Namespace:
+    """The command line. Ends the process if it cannot be understood."""
+    parser = StrictParser("slotformer/scripts/run_chain.py", __doc__)
+    parser.add_argument("chain", choices=CHAINS, help="data set")
+    what = "only list the commands, and what each reads and writes"
+    parser.add_argument("--dry-run", "--dry_run", action="store_true", help=what)
+    what = "folder that holds OBJ3D, CLEVRER and Physion (default: data)"
+    parser.add_argument("--data_root", type=Path, default=Path("data"), metavar="DIR", help=what)
+    parser.add_argument("--first", type=positive, default=1, metavar="N", help="step to begin with (default: 1)")
+    parser.add_argument("--last", type=positive, metavar="N", help="step to end with (default: the last)")
+    parser.add_argument("--fold", type=int, choices=range(FOLDS), default=0, help="of PHYRE (default: 0)")
+    what = "settings of all configurations, or of CONFIG:KEY=VALUE"
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=what)
+    for flag in (*FOR_ALL, *FOR_TRAININGS):
+        where = "of all commands" if flag in FOR_ALL else "of the trainings"
+        parser.add_argument(f"--{flag}", action="store_true", help=f"flag {where}")
+    return parser.parse(words)
+
+
+def chain_of(arguments: Namespace) -> Chain:
+    """What the command line says of all steps."""
+    settings: dict[str, list[str]] = {}
+    for word in arguments.set:
+        config, colon, setting = word.partition(":")
+        named = colon and "=" not in config
+        settings.setdefault(config if named else "", []).append(setting if named else word)
+    for_all, for_trainings = _given(arguments, FOR_ALL), _given(arguments, FOR_TRAININGS)
+    return Chain(arguments.data_root, settings, for_all, for_trainings, arguments.fold)
+
+
+def _given(arguments: Namespace, flags: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"--{flag}" for flag in flags if getattr(arguments, flag))
+
+
+def check_settings(chain: Chain, steps: Sequence[Step]) -> None:
+    """Raises ValueError for settings of a configuration that is not used."""
+    from slotformer.framework.params import nearest
+
+    used = sorted({Path(word).stem for step in steps for word in step.words if "/configs/" in word})
+    if unknown := sorted(chain.settings.keys() - {*used, ""}):
+        raise ValueError(f"--set {unknown[0]}:...: no such configuration in this chain{nearest(unknown[0], used)}")
+
+
+def describe(number: int, step: Step) -> list[str]:
+    """The lines of a dry run."""
+    lines = [f"{number}. {step.what}", f"   python {shlex.join(step.words)}"]
+    for verb, paths in (("reads", step.reads), ("writes", step.writes)):
+        lines += [f"   {verb:6} {path}{'' if path.exists() else '  (not there)'}" for path in paths]
+    return lines
+
+
+def run(arguments: Namespace) -> int:
+    """Run or list the steps; the exit code."""
+    chain = chain_of(arguments)
+    steps = list(CHAINS[arguments.chain](chain))
+    check_settings(chain, steps)
+    last = arguments.last or len(steps)
+    if not arguments.first <= last <= len(steps):
+        raise ValueError(
+            f"--first {arguments.first} --last {last}: the steps of {arguments.chain} are 1 to {len(steps)}"
+        )
+    chosen = list(enumerate(steps, start=1))[arguments.first - 1 : last]
+    if arguments.dry_run:
+        print("\n".join(line for number, step in chosen for line in describe(number, step)))
+        return 0
+    from core.training.launch import run_process
+
+    took = []
+    for number, step in chosen:
+        print("\n".join(describe(number, step)[:2]), flush=True)
+        began = time.perf_counter()
+        script, *flags = step.words
+        if code := run_process(
+            [str(ROOT / script), *(str(ROOT / word) if "/configs/" in word else word for word in flags)]
+        ):
+            print(f"step {number} ended with exit code {code}; the same command goes on there", file=sys.stderr)
+            return code
+        took.append(f"{number}. {step.what}: {time.perf_counter() - began:.0f} s")
+    print("\n".join(took))
+    return 0
+
+
+def main(words: Sequence[str]) -> int:
+    """Run a chain as the command line says; the exit code."""
+    arguments = parse_arguments(words)
+    return exit_code_of(lambda: run(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
