@@ -67,9 +67,13 @@ class Chain:
         words += [*flags, *self.flags, *self._set(config, keys)]
         return Step(what, tuple(map(str, words)), (self.weight(config), *reads), tuple(writes))
 
+    def settings_of(self, config: str, keys: Mapping[str, object]) -> list[str]:
+        """`keys`, and what the user sets, which goes before them."""
+        words = [f"{key}={value}" for key, value in keys.items()]
+        return [*words, *self.settings.get("", ()), *self.settings.get(config, ())]
+
     def _set(self, config: str, keys: Mapping[str, object] | None) -> list[str]:
-        words = [f"{key}={value}" for key, value in (keys or {}).items()]
-        words += [*self.settings.get("", ()), *self.settings.get(config, ())]
+        words = self.settings_of(config, keys or {})
         return ["--set", *words] if words else []
 
 
@@ -147,7 +151,7 @@ def physion(chain: Chain) -> Iterator[Step]:
         yield chain.apply(script, model, what, reads=[slots[subset]], **write)
     keys = {**root, "slots_root": links[0]}
     yield chain.train("physion_vqa", readout, "learn to say whether they touch", [data, links[0]], keys)
-    result = chain.weight(readout).with_name("physion_vqa.json")
+    result = chain.weight(readout).with_name(f"best-vqa-{readout}.json")
     say = {"reads": links, "writes": [result], "keys": keys}
     yield chain.apply("physion_vqa/test_physion_vqa.py", readout, "say whether they touch", **say)
 
@@ -173,20 +177,18 @@ def phyre(chain: Chain) -> Iterator[Step]:
     parts = chain.weight(readout).with_name("test")
     yield _plan(chain, savi, model, readout, parts)
     collect = ("slotformer/phyre_planning/test_phyre_planning.py", "--collect", str(parts))
-    yield Step("rank the actions", collect, (parts,), (parts / "planning.json",))
+    yield Step("rank the actions", collect, (parts,), (parts / "auccess.json",))
 
 
 def _plan(chain: Chain, savi: str, model: str, readout: str, parts: Path) -> Step:
     """Confidence in every action of the test tasks, from three trained models."""
-    weights = [chain.weight(config) for config in (savi, model, readout)]
-    words = [
-        *("slotformer/phyre_planning/test_phyre_planning.py", *chain.flags),
-        *("--params", _file("video_prediction", model), "--weight", weights[1]),
-        *("--savi_params", _file("base_slots", savi), "--savi_weight", weights[0]),
-        *("--task_cls_params", _file("phyre_planning", readout), "--task_cls_weight", weights[2]),
-        *("--set", f"phyre_fold={chain.fold}", *chain.settings.get("", ())),
-    ]
-    return Step("how likely each action solves its task", tuple(map(str, words)), tuple(weights), (parts,))
+    words = ["slotformer/phyre_planning/test_phyre_planning.py", *chain.flags]
+    models = {"savi_": ("base_slots", savi), "": ("video_prediction", model), "task_cls_": ("phyre_planning", readout)}
+    for prefix, (task, config) in models.items():
+        words += [f"--{prefix}params", _file(task, config), f"--{prefix}weight", str(chain.weight(config))]
+        words += [f"--{prefix}set", *chain.settings_of(config, {"phyre_fold": chain.fold})]
+    weights = tuple(chain.weight(config) for _, config in models.values())
+    return Step("how likely each action solves its task", tuple(words), weights, (parts,))
 
 
 CHAINS: dict[str, Callable[[Chain], Iterator[Step]]] = {

@@ -20,9 +20,11 @@ SCRIPT = "slotformer/scripts/train.py"
 TASKS = ("base_slots", "video_prediction", "clevrer_vqa", "physion_vqa", "phyre_planning")
 
 
-def parse_arguments(words: Sequence[str], script: str = SCRIPT, tasks: Sequence[str] = TASKS) -> Namespace:
+def parse_arguments(
+    words: Sequence[str], script: str = SCRIPT, description: str = __doc__, tasks: Sequence[str] = TASKS
+) -> Namespace:
     """The command line. Ends the process if it cannot be understood."""
-    parser = StrictParser(script, __doc__)
+    parser = StrictParser(script, description)
     parser.add_argument("--task", choices=tasks, default=tasks[0], help=f"what to train (default: {tasks[0]})")
     parser.add_argument("--params", required=True, metavar="FILE", help="configuration, with or without .py")
     what = "checkpoint to continue, ours or the original's; not used if the run has one of its own"

@@ -34,8 +34,9 @@ def test_every_command_is_understood(name: str) -> None:
             continue
         module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
         arguments = module.parse_arguments(words)
-        if arguments.params:
-            check_params(Path(arguments.params).parts[1], arguments.params, arguments.set)
+        for prefix in ("", "savi_", "task_cls_"):
+            if params := vars(arguments).get(f"{prefix}params"):
+                check_params(Path(params).parts[1], params, vars(arguments)[f"{prefix}set"])
 
 
 @pytest.mark.parametrize("name", CHAINS)
