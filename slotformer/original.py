@@ -31,6 +31,8 @@ class Layout:
     """Beginnings of the names of parameters that are not trained."""
     groups: tuple[str, ...] = ("",)
     """Parts of names: a parameter belongs to the optimiser's last group whose part its name contains."""
+    listed: tuple[str, ...] = ()
+    """Beginnings of the names of frozen parameters that the original's optimiser lists all the same."""
 
 
 def _prior_slot_layer(model: nn.Module) -> Weights:
@@ -58,6 +60,25 @@ def _self_attn_masks(decoder: str) -> Callable[[nn.Module], Weights]:
     return masks
 
 
+def _pairs(model: nn.Module) -> Weights:
+    """The slots of all pairs in a row, by which the original forms them."""
+    return {"comb_idx": torch.combinations(torch.arange(model.num_slots)).flatten()}
+
+
+ALOE_MARKS = {
+    "text_token": (1.0, 0.0),
+    "vision_token": (0.0, 1.0),
+    "cls_token": (0.0, 1.0),
+    "mc_question_token": (1.0, 0.0),
+    "mc_choice_token": (0.0, 1.0),
+}
+"""That tell Aloe's tokens apart; they are never trained."""
+
+
+def _aloe_marks(model: nn.Module) -> Weights:
+    return {f"transformer_model.{name}": torch.tensor(mark) for name, mark in ALOE_MARKS.items()}
+
+
 NO_KEY = r"(?!)"
 STEVE_MASKS = r"{}\..+\.self_attn_mask"
 SLOTFORMER = Layout(NO_KEY, _nothing, ("decoder.", "decoder_pos_embedding."))
@@ -70,6 +91,13 @@ LAYOUTS = {
     "SlotFormer": SLOTFORMER,
     "SingleStepSlotFormer": SLOTFORMER,
     "STEVESlotFormer": Layout(STEVE_MASKS.format("decoder"), _self_attn_masks("decoder"), ("dvae.", "decoder.")),
+    "CLEVRERAloe": Layout(
+        rf"transformer_model\.({'|'.join(ALOE_MARKS)})",
+        _aloe_marks,
+        tuple(f"transformer_model.{name}" for name in ALOE_MARKS),
+    ),
+    "PHYREReadout": Layout(NO_KEY, _nothing),
+    "PhysionReadout": Layout("comb_idx", _pairs, ("comb_idx",)),
 }
 """By the class of our model, which the original calls the same."""
 
@@ -159,7 +187,8 @@ def _optimizer_state(checkpoint: Mapping[str, Any], model: nn.Module) -> State:
     layout, given = _layout(model), checkpoint["opt_state_dict"]
     names = [key.removeprefix("module.") for key in checkpoint["state_dict"] if not key.endswith(".grid")]
     frozen = {name for name, value in model.named_parameters() if not value.requires_grad}
-    theirs = _in_groups([name for name in names if name not in frozen and not name.startswith(layout.frozen)], layout)
+    trained = {name for name in names if name not in frozen and not name.startswith(layout.frozen)}
+    theirs = _in_groups([name for name in names if name in trained or name.startswith(layout.listed)], layout)
     ours = _in_groups([name for name, value in model.named_parameters() if value.requires_grad], layout)
     sizes = [len(group["params"]) for group in given["param_groups"]]
     if sizes != [len(group) for group in theirs]:

@@ -3,15 +3,14 @@
     python tools/bench.py emorl-tetrominoes --threads 1
     python tools/bench.py all --threads 1
 
-A step is forward, backward, clipping and optimiser on random pictures. Costs are in a unit that makes machines
-comparable: the time of one forward and backward pass of a 5x5 convolution, 64 -> 64 channels, of a (16, 64, 64, 64)
-float32 batch on the same device with the same number of threads. On one CPU thread both are CPU time, which other work
-on the machine disturbs least; otherwise wall time.
+A step is forward, backward, clipping and optimiser on random pictures, or where sampling is measured a decomposition.
+Costs are in a unit that makes machines comparable: the time of one forward and backward pass of a 5x5 convolution,
+64 -> 64 channels, of a (16, 64, 64, 64) float32 batch on the same device with the same number of threads. On one CPU
+thread both are CPU time, which other work on the machine disturbs least; otherwise wall time.
 """
 
 import argparse
 import difflib
-import importlib
 import json
 import resource
 import statistics
@@ -20,146 +19,10 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """A model at its published size. Original: units per step and peak resident MiB of its process, at `batch`."""
-
-    build: Callable[[], tuple[Any, dict[str, tuple[int, ...]]]]
-    """Gives the model and the shape of one sample of every input."""
-    batch: int
-    original_units: float
-    original_mb: int
-    clip_norm: float | None = None
-    optimizer: str | Callable[[Any], Any] = "Adam"
-    """Of torch.optim, or what makes one for the model."""
-
-
-def emorl(configuration: str) -> Callable[[], tuple[Any, dict[str, tuple[int, ...]]]]:
-    def build() -> tuple[Any, dict[str, tuple[int, ...]]]:
-        from emorl.models import build_model
-        from emorl.settings import arguments_of_model, complete
-
-        config = complete(ROOT / "emorl" / "configs" / "train" / f"{configuration}.json", "training")
-        return build_model(**arguments_of_model(config, "training")), {"image": tuple(config["Net"]["input_size"])}
-
-    return build
-
-
-def clevrtex(module: str, model: str, **options: Any) -> Callable[[], tuple[Any, dict[str, tuple[int, ...]]]]:
-    def build() -> tuple[Any, dict[str, tuple[int, ...]]]:
-        kind = getattr(importlib.import_module(f"clevrtex.models.{module}"), model)
-        return kind(**options), {"image": (3, 128, 128)}
-
-    return build
-
-
-def slotformer(module: str, model: str, frames: int = 6, **options: Any) -> Any:
-    """A model of slotformer/base_slots; clips of `frames` pictures of its resolution."""
-
-    def build() -> tuple[Any, dict[str, tuple[int, ...]]]:
-        kind = getattr(importlib.import_module(f"slotformer.base_slots.models.{module}"), model)
-        return kind(**options), {"video": (frames, 3, *options["resolution"])}
-
-    return build
-
-
-def dynamics(configuration: str, with_video: bool) -> Callable[[], tuple[Any, dict[str, tuple[int, ...]]]]:
-    """A model of slotformer/video_prediction; clips of slots, and of pictures if the configuration compares them."""
-
-    def build() -> tuple[Any, dict[str, tuple[int, ...]]]:
-        from slotformer import video_prediction
-        from slotformer.framework.params import load_params
-
-        folder = ROOT / "slotformer" / "video_prediction" / "configs"
-        params = load_params(folder / f"{configuration}.py", video_prediction.Keys)
-        shapes = {"slots": (params.n_sample_frames, params.num_slots, params.slot_size)}
-        if with_video:
-            shapes["video"] = (params.n_sample_frames, 3, *params.resolution)
-        return video_prediction.build_model(params), shapes
-
-    return build
-
-
-def of_experiment(name: str) -> Callable[[Any], Any]:
-    """The optimiser of a ClevrTex experiment."""
-
-    def build(model: Any) -> Any:
-        from clevrtex.framework.catalogue import experiment_class
-
-        return experiment_class(name)().build_optimizer(model)
-
-    return build
-
-
-def dtisprites() -> tuple[Any, dict[str, tuple[int, ...]]]:
-    model, shapes = clevrtex("dtisprites", "DTISprites")()
-    model.set_epoch(160)  # from then on all of it takes part
-    return model, shapes
-
-
-def dvae() -> tuple[Any, dict[str, tuple[int, ...]]]:
-    from slotformer.base_slots.models.dvae import dVAE
-
-    return dVAE(), {"video": (1, 3, 128, 128)}
-
-
-def steve_optimizer(model: Any) -> Any:
-    import torch
-
-    from slotformer.base_slots.models.steve import parameter_groups
-
-    return torch.optim.Adam(parameter_groups(model, 1e-4, 3e-4), fused=True)
-
-
-STOSAVI_CLEVRER = {
-    "num_slots": 7,
-    "kernel_mlp": False,
-    "pred_type": "mlp",
-    "pred_rnn": False,
-    "kld_method": "var-0.01",
-}
-
-BENCHMARKS = {
-    "emorl-tetrominoes": Benchmark(emorl("tetrominoes/EMORL"), 2, 0.99, 462, clip_norm=5.0),
-    "emorl-multi_dsprites": Benchmark(emorl("multi_dsprites/EMORL"), 2, 8.5, 1168, clip_norm=5.0),
-    "emorl-clevr6-96": Benchmark(emorl("clevr6-96x96/EMORL"), 2, 33.4, 1907, clip_norm=5.0),
-    "slotattention-tetrominoes": Benchmark(emorl("tetrominoes/SlotAttention"), 2, 0.31, 420),
-    "slotattention-multi_dsprites": Benchmark(emorl("multi_dsprites/SlotAttention"), 2, 1.46, 539),
-    "slotattention-clevr6-96": Benchmark(emorl("clevr6-96x96/SlotAttention"), 2, 4.5, 774),
-    "clevrtex-slota": Benchmark(clevrtex("slot_attention", "SlotAttention"), 1, 6.2, 824),
-    "clevrtex-monet": Benchmark(clevrtex("monet", "MONet"), 1, 13.0, 1542, optimizer="RMSprop"),
-    "clevrtex-genesisv2": Benchmark(clevrtex("genesisv2", "GenesisV2"), 1, 4.3, 1019),
-    "clevrtex-iodine": Benchmark(clevrtex("iodine", "IODINE"), 1, 58, 3231, clip_norm=5.0),
-    "clevrtex-effmorl": Benchmark(clevrtex("effmorl", "EffMORL"), 1, 49, 2398, clip_norm=5.0),
-    "clevrtex-gnm": Benchmark(clevrtex("gnm", "GNM"), 2, 0.84, 677, clip_norm=1.0, optimizer="RMSprop"),
-    "clevrtex-space": Benchmark(
-        clevrtex("space", "SPACE"), 2, 9.3, 1540, clip_norm=1.0, optimizer=of_experiment("space")
-    ),
-    "clevrtex-spair": Benchmark(clevrtex("spair", "SPAIR"), 2, 0.95, 550, clip_norm=1.0),
-    "clevrtex-spair-bg4": Benchmark(clevrtex("spair", "SPAIR", background_size=4), 2, 1.0, 550, clip_norm=1.0),
-    "clevrtex-spair-small": Benchmark(clevrtex("spair", "SPAIR", large=False), 2, 5.2, 993, clip_norm=1.0),
-    "clevrtex-dtisprites": Benchmark(dtisprites, 2, 11.1, 1810),
-    "clevrtex-marionette": Benchmark(clevrtex("marionette", "MarioNette"), 2, 24.5, 3450, optimizer="AdamW"),
-    "savi-obj3d": Benchmark(slotformer("savi", "StoSAVi", resolution=(64, 64)), 1, 6.1, 786, clip_norm=0.05),
-    "stosavi-clevrer": Benchmark(
-        slotformer("savi", "StoSAVi", resolution=(64, 64), **STOSAVI_CLEVRER), 1, 6.6, 805, clip_norm=0.05
-    ),
-    "dvae-physion": Benchmark(dvae, 1, 0.9, 641),
-    "steve-physion": Benchmark(
-        slotformer("steve", "STEVE", resolution=(128, 128)), 1, 20, 2763, clip_norm=0.05, optimizer=steve_optimizer
-    ),
-    "slotformer-obj3d": Benchmark(dynamics("slotformer_obj3d_params", True), 1, 5.2, 779),
-    "slotformer-clevrer": Benchmark(dynamics("slotformer_clevrer_params", True), 1, 6.5, 864),
-    "slotformer-phyre": Benchmark(dynamics("slotformer_phyre_params-fold0", False), 1, 1.3, 627),
-    "slotformer-physion": Benchmark(dynamics("slotformer_physion_params", False), 1, 2.2, 839),
-}
+from tools.benchmarks import BENCHMARKS, Benchmark
 
 
 def clock(device: str, threads: int) -> Callable[[], float]:
@@ -200,6 +63,33 @@ def make_optimizer(kind: str | Callable[[Any], Any], model: Any) -> Any:
     return getattr(torch.optim, kind)(model.parameters(), lr=1e-4, **fused)
 
 
+def make_step(benchmark: Benchmark, model: Any, batch: dict[str, Any], autocast: Any) -> Callable[[int], None]:
+    """What is timed, by its number."""
+    import torch
+
+    if benchmark.optimizer is None:
+        model.eval()
+
+        @torch.no_grad()
+        def decompose(step: int) -> None:
+            with autocast:
+                model.decompose(batch)
+
+        return decompose
+    optimizer = make_optimizer(benchmark.optimizer, model)
+
+    def train(step: int) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with autocast:
+            loss = model.loss(batch, step)["loss"]
+        loss.backward()
+        if benchmark.clip_norm:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), benchmark.clip_norm)
+        optimizer.step()
+
+    return train
+
+
 def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Median step time, throughput and peak memory of one model, in this process."""
     import torch
@@ -215,18 +105,14 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     batch_size = arguments.batch or benchmark.batch
     torch.manual_seed(0)
     batch = {key: torch.rand(batch_size, *shape, device=device) for key, shape in shapes.items()}
-    optimizer = make_optimizer(benchmark.optimizer, model)
+    if benchmark.inputs is not None:
+        batch = {key: value.to(device) for key, value in benchmark.inputs(batch_size).items()}
     autocast = torch.autocast(device, torch.bfloat16) if arguments.precision == "bf16" else nullcontext()
+    run = make_step(benchmark, model, batch, autocast)
     now, times = clock(device, torch.get_num_threads()), []
     for step in range(arguments.warmup + arguments.steps):
         begin = now()
-        optimizer.zero_grad(set_to_none=True)
-        with autocast:
-            loss = model.loss(batch, step)["loss"]
-        loss.backward()
-        if benchmark.clip_norm:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), benchmark.clip_norm)
-        optimizer.step()
+        run(step)
         times.append(now() - begin)
     # The unit allocates more than a small model: memory is read before it.
     peak = torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else _peak_resident_kb() / 2**10

@@ -108,6 +108,8 @@ class PhyreFirstFrames:
     memory. `source` names the world. Raises DataError, also for an invalid action, which has no frame.
     """
 
+    num_frames = 1
+
     def __init__(
         self,
         tasks: Sequence[str],

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int32
+from jaxtyping import Int32, Int64
 from torch import Tensor
 
 from core.data.clip_reader import ClipReader
@@ -85,14 +85,10 @@ class Physion(ClipReader):
     ):
         root = Path(root)
         videos = listed_videos(root, subset, split, tasks)
-        scenarios = [video.scenario for video in videos]
         self.labels: np.ndarray | None = None
+        self.scenarios = np.array([video.scenario for video in videos])
         if labels:
-            videos = without_bad_stimuli(root, videos, as_original) if subset == "test" else videos
-            self.labels = np.array(outcomes(root, subset, videos))
-            if not as_original:
-                scenarios = [video.scenario for video in videos]
-        self.scenarios = np.array(scenarios[: len(videos)])
+            videos, self.labels, self.scenarios = labelled_videos(root, subset, split, tasks, as_original)
         sources = [folder_or_mp4(root / video.path) for video in videos]
         _check_presence(sources)
         self.token_files = tokens and [token_file(root, video, tokens) for video in videos]
@@ -180,6 +176,21 @@ def without_bad_stimuli(
     if not as_original:
         names = [_plain(name) for name in names]
     return [video for video in videos if not any(name in _plain(video.path) for name in names)]
+
+
+def labelled_videos(
+    root: str | Path, subset: str, split: str, tasks: Sequence[str] = ("all",), as_original: bool = False
+) -> tuple[list[PhysionVideo], Int64[np.ndarray, "V"], Int64[np.ndarray, "V"]]:
+    """The videos of a split that have a label; their labels, 1 or 0; their scenarios, as places in SCENARIOS.
+
+    Flawed videos of the test subset are left out. What `as_original` changes is said at `Physion`. Needs no video to be
+    there. Raises as `listed_videos` and `outcomes` do.
+    """
+    listed = listed_videos(root, subset, split, tasks)
+    videos = without_bad_stimuli(root, listed, as_original) if subset == "test" else listed
+    labels = outcomes(root, subset, videos)
+    scenarios = [video.scenario for video in (listed[: len(videos)] if as_original else videos)]
+    return videos, np.array(labels, np.int64), np.array(scenarios, np.int64)
 
 
 def outcomes(root: str | Path, subset: str, videos: Iterable[PhysionVideo]) -> list[int]:

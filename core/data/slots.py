@@ -7,7 +7,7 @@ A file holds one float32 data set [T, K, D] for each split and video, `/<split>/
 import fcntl
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,8 @@ from core.files import replacing
 
 PICKLE, HDF5 = ".pkl", ".h5"
 LENGTHS = "lengths.npy"
+FOLDERS_OF_WEIGHTS = ("models", "models/epoch")
+"""Within the folder of a training."""
 AGAIN = "Extract the slots again"
 
 Slots = Float32[np.ndarray, "T K D"]
@@ -48,6 +50,19 @@ def find_slots(path: str | Path) -> Path:
     raise DataError(
         f"{path}: {why}. Extract the slots first: python slotformer/base_slots/extract_slots.py --save_path {path} ..."
     )
+
+
+def slots_path(path: str | Path) -> Path:
+    """`path` if that is there, else what has its name in a folder of weights beside it, `models` before `models/epoch`.
+
+    Scripts link the slots that they make beside the weight that made them; configurations name them in the folder of
+    the training, above that. A file may have the other suffix. `path` again if nothing is there.
+    """
+    path = Path(path)
+    for found in (path, *(path.parent / folder / path.name for folder in FOLDERS_OF_WEIGHTS)):
+        if any(other.exists() for other in (found, found.with_suffix(HDF5), found.with_suffix(PICKLE))):
+            return found
+    return path
 
 
 class SlotFile:
@@ -175,17 +190,15 @@ def read_slot_pickle(path: Path) -> dict[str, dict[str, Slots]]:
 class SlotFolder:
     """The slots of trials, one file `<number %06d>.npy` float32 [its length, K, D] each: SlotFormer's for PHYRE.
 
-    `count` is how many there must be. Raises DataError.
+    `count` is how many there must be; the script `made_by` writes them. Raises DataError.
     """
 
-    def __init__(self, path: str | Path, count: int):
+    def __init__(self, path: str | Path, count: int, made_by: str = "slotformer/base_slots/extract_phyre_slots.py"):
         self.path = Path(path)
         self.count = count
+        self.made_by = made_by
         if not self.path.is_dir():
-            raise DataError(
-                f"{path}: no such folder. Extract the slots first: python "
-                "slotformer/base_slots/extract_phyre_slots.py ..."
-            )
+            raise DataError(f"{path}: no such folder. Make the slots first: python {made_by} ...")
 
     def __len__(self) -> int:
         return self.count
@@ -193,9 +206,13 @@ class SlotFolder:
     def file(self, trial: int) -> Path:
         return self.path / f"{trial:06d}.npy"
 
-    def read(self, trial: int) -> Slots:
-        """The slots of all frames of a trial."""
-        return np.array(self._open(trial))
+    def read(self, trial: int, frames: slice | Sequence[int] = slice(None)) -> Slots:
+        """The slots of these frames of a trial; no others are read."""
+        slots = self._open(trial)
+        try:
+            return np.array(slots[frames])
+        except IndexError as error:
+            raise DataError(f"{self.file(trial)}: has {len(slots)} frames, expected those of {list(frames)}") from error
 
     @cached_property
     def lengths(self) -> Int64[np.ndarray, "M"]:
@@ -228,7 +245,7 @@ class SlotFolder:
         if missing := self.missing():
             raise DataError(
                 f"{self.file(missing[0])}: no such file ({len(missing)} of {self.count} are missing). Start "
-                "extract_phyre_slots.py again: it makes what is missing"
+                f"{self.made_by} again: it makes what is missing"
             )
         return np.array([len(self._open(trial)) for trial in range(self.count)], np.int64)
 
@@ -239,7 +256,5 @@ class SlotFolder:
             if slots.dtype != np.float32 or slots.ndim != 3:
                 raise ValueError(f"{slots.dtype} {list(slots.shape)}, expected float32 (frames, slots, slot size)")
         except (OSError, EOFError, ValueError) as error:
-            raise DataError(
-                f"{path}: cannot be read ({error}). Remove it, and start extract_phyre_slots.py again"
-            ) from error
+            raise DataError(f"{path}: cannot be read ({error}). Remove it, and start {self.made_by} again") from error
         return slots

@@ -59,12 +59,28 @@ def _solved_after(statuses: Shaped[np.ndarray, "N"], attempts: int) -> Bool[np.n
     return np.arange(attempts) >= first
 
 
+def solved_at_random(
+    statuses: Shaped[np.ndarray, "tasks N"], attempts: int = MOST_ATTEMPTS
+) -> Float64[np.ndarray, "tasks K"]:
+    """The chance that a task is solved by its first 1, 2, ..., `attempts` valid actions in an order drawn by lot.
+
+    It is the mean of `solved_within` over all orders.
+    """
+    valid, solved = (statuses != 0).sum(axis=1)[:, None], (statuses == 1).sum(axis=1)[:, None]
+    left = np.maximum(valid - np.arange(attempts), 1)  # once none is left, nothing changes
+    fails = np.clip((left - solved) / left, 0, 1)
+    return 1 - np.cumprod(fails, axis=1)
+
+
 def auccess_weights(attempts: int = MOST_ATTEMPTS) -> Float64[np.ndarray, "K"]:
     """ln(k+1) - ln(k) for k = 1 ... `attempts`: a solution counts the more the earlier it comes."""
     return np.diff(np.log(np.arange(1, attempts + 2)))
 
 
-def auccess(solved: Bool[np.ndarray, "tasks K"], attempts: int | None = None) -> float:
-    """AUCCESS in 0..1: mean over tasks and, weighted, over 1 to `attempts` attempts (all K by default)."""
+def auccess(solved: Bool[np.ndarray, "tasks K"] | Float[np.ndarray, "tasks K"], attempts: int | None = None) -> float:
+    """AUCCESS in 0..1: mean over tasks and, weighted, over 1 to `attempts` attempts (all K by default).
+
+    In place of what is solved there may be the chances of it.
+    """
     rates = solved[:, :attempts].mean(axis=0)
     return float(np.average(rates, weights=auccess_weights(len(rates))))

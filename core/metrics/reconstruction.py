@@ -7,6 +7,7 @@ one value per frame. Everything is float64, which autocast leaves alone and in w
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Float64
@@ -62,6 +63,31 @@ def ssim(recon: Float[Tensor, "*B C H W"], image: Float[Tensor, "*B C H W"]) -> 
     chunk = max(1, SSIM_CHUNK_VALUES // (channels * height * width)) if image.device.type == "cpu" else image.numel()
     pairs = zip(*(pictures.reshape(-1, channels, height, width).split(chunk) for pictures in (recon, image)))
     return torch.cat([_ssim(x.double(), y.double()) for x, y in pairs]).view(batch)
+
+
+def reconstruction_scores(
+    recon: Float[Tensor, "*B C H W"],
+    image: Float[Tensor, "*B C H W"],
+    percept_dist: Callable[[Float[Tensor, "N C H W"], Float[Tensor, "N C H W"]], Float[Tensor, N]] | None = None,
+) -> dict[str, Float64[Tensor, "*B"]]:
+    """Scores of every picture, as SlotDiffusion (Wu et al. 2023) reports them; pictures are in [-1, 1] or leave it.
+
+    mse           squared error SUMMED over pixels and channels, of pictures in [0, 1]
+    ssim, psnr    of pictures in [0, 1]; psnr is infinite for equal pictures
+    percept_dist  of the unclamped pictures in [-1, 1], by the function given (LPIPS with VGG16 in the paper)
+
+    Raises ValueError if the shapes differ.
+    """
+    unit_recon, unit_image = ((pictures.float() / 2 + 0.5).clamp(0, 1) for pictures in (recon, image))
+    scores = {
+        "mse": mse(unit_recon, unit_image) * math.prod(image.shape[-3:]),
+        "ssim": ssim(unit_recon, unit_image),
+        "psnr": psnr(unit_recon, unit_image),
+    }
+    if percept_dist is not None:
+        distances = percept_dist(recon.flatten(0, -4), image.flatten(0, -4))
+        scores["percept_dist"] = distances.double().view(image.shape[:-3])
+    return scores
 
 
 def _ssim(x: Float64[Tensor, "B C H W"], y: Float64[Tensor, "B C H W"]) -> Float64[Tensor, B]:

@@ -206,6 +206,13 @@ def matched_iou(
     Raises ValueError if the shapes differ or a label is negative.
     """
     table = _contingency_of_present(true_labels, pred_labels)
+    return matched_iou_of_table(table, ignore_background=ignore_background, undefined=undefined)
+
+
+def matched_iou_of_table(
+    table: Float64[Tensor, "B E K"], *, ignore_background: bool, undefined: float = math.nan
+) -> Float64[Tensor, B]:
+    """`matched_iou` over the pixels that a contingency table counts."""
     first = 1 if ignore_background else 0
     iou = intersection_over_union(table)[:, first:]
     num_objects = (table[:, first:].sum(dim=2) > 0).sum(dim=1)
@@ -228,10 +235,64 @@ def mean_best_overlap(
 
     Raises ValueError if the shapes differ or a label is negative.
     """
-    table = _contingency_of_present(true_labels, pred_labels)
+    return mean_best_overlap_of_table(_contingency_of_present(true_labels, pred_labels), undefined=undefined)
+
+
+def mean_best_overlap_of_table(table: Float64[Tensor, "B E K"], *, undefined: float = math.nan) -> Float64[Tensor, B]:
+    """`mean_best_overlap` over the pixels that a contingency table counts."""
     best = intersection_over_union(table)[:, 1:].amax(dim=2)
     num_objects = (table[:, 1:].sum(dim=2) > 0).sum(dim=1)
     return (best.sum(dim=1) / num_objects).masked_fill(num_objects == 0, undefined)
+
+
+def set_overlaps_apart(
+    true_labels: Integer[Tensor, "B ..."], pred_labels: Integer[Tensor, "B ..."], overlap: Integer[Tensor, "B ..."]
+) -> tuple[Integer[Tensor, "B ..."], Int64[Tensor, "B ..."]]:
+    """Pixels that belong to several instances (`overlap` not 0), as COCO and PASCAL VOC have them, to no one's gain.
+
+    They become background, predicted by a segment of their own.
+    """
+    is_apart = overlap != 0
+    own = _label_range(pred_labels)[1] + 1
+    return true_labels.masked_fill(is_apart, 0), pred_labels.long().masked_fill(is_apart, own)
+
+
+def segmentation_scores(
+    true_labels: Integer[Tensor, "B ..."],
+    pred_labels: Integer[Tensor, "B ..."],
+    overlap: Integer[Tensor, "B ..."] | None = None,
+    *,
+    as_original: bool = False,
+) -> dict[str, Float64[Tensor, B]]:
+    """All scores of a segmentation from one contingency table, as SlotDiffusion (Wu et al. 2023) reports them.
+
+    ari, fari    `adjusted_rand_index` over all pixels, and over those of objects
+    miou, fmiou  `matched_iou` of all true labels, background included, and of objects
+    mbo          `mean_best_overlap` of objects
+
+    Without objects fari, fmiou and mbo are NaN. See `set_overlaps_apart` for `overlap`.
+    as_original: fari is 1 without objects, and means count every label up to the largest one, whether it occurs or not.
+
+    Raises ValueError if the shapes differ or a label is negative.
+    """
+    if overlap is not None:
+        true_labels, pred_labels = set_overlaps_apart(true_labels, pred_labels, overlap)
+    table = _contingency_of_present(true_labels, pred_labels)
+    scores = {
+        "ari": adjusted_rand_index_of_table(table),
+        "fari": adjusted_rand_index_of_table(table[:, 1:], undefined=1.0 if as_original else math.nan),
+        "miou": matched_iou_of_table(table, ignore_background=False),
+        "fmiou": matched_iou_of_table(table, ignore_background=True),
+        "mbo": mean_best_overlap_of_table(table),
+    }
+    if as_original:
+        occurs = table.sum(dim=2) > 0
+        largest = (occurs * torch.arange(occurs.shape[1], device=table.device)).amax(dim=1)
+        num_objects = occurs[:, 1:].sum(dim=1)
+        scores["miou"] *= occurs.sum(dim=1) / (largest + 1)
+        scores["fmiou"] *= num_objects / largest
+        scores["mbo"] *= num_objects / largest
+    return scores
 
 
 def match_objects_to_slots(

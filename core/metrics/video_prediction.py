@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Float64, Int64, Integer
 from torch import Tensor
 
 from core.metrics.detection import precision_and_recall
-from core.metrics.reconstruction import mse, psnr, ssim
+from core.metrics.reconstruction import reconstruction_scores
 from core.metrics.segmentation import adjusted_rand_index, hard_labels, matched_iou
 
 PICTURE_SCORES = ("mse", "ssim", "psnr", "percept_dist")
@@ -38,16 +38,8 @@ def picture_scores(
 
     Raises ValueError if the shapes differ.
     """
-    unit_pred, unit_truth = ((video.float() / 2 + 0.5).clamp(0, 1) for video in (pred, truth))
-    num_pixels = pred.shape[-2] * pred.shape[-1]
-    scores = {
-        "mse": mse(unit_pred, unit_truth) * num_pixels,
-        "ssim": ssim(unit_pred, unit_truth),
-        "psnr": psnr(unit_pred, unit_truth),
-    }
-    if percept_dist is not None:
-        distances = percept_dist(pred.flatten(0, 1), truth.flatten(0, 1))
-        scores["percept_dist"] = distances.double().unflatten(0, pred.shape[:2])
+    scores = reconstruction_scores(pred, truth, percept_dist)
+    scores["mse"] /= pred.shape[2]
     return scores
 
 

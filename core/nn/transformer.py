@@ -1,7 +1,7 @@
 """Transformer encoders (Vaswani et al. 2017) with the parameter names of PyTorch's."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from core.nn.transformer_branches import attention_branch, feed_forward_branch
@@ -21,11 +21,13 @@ class SelfAttention(nn.Module):
         self.out_proj = nn.Linear(d_model, d_model)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, tokens: Float[Tensor, "B L D"], last: int | None = None) -> Float[Tensor, "B M D"]:
-        """What all tokens find, or the `last` so many alone."""
+    def forward(
+        self, tokens: Float[Tensor, "B L D"], last: int | None = None, is_padding: Bool[Tensor, "B L"] | None = None
+    ) -> Float[Tensor, "B M D"]:
+        """What all tokens find, or the `last` so many alone; none looks at padding."""
         projections = (self.in_proj_weight, self.in_proj_bias, self.out_proj.weight, self.out_proj.bias)
         dropout = self.dropout if self.training else 0.0
-        return attention_branch(tokens, *projections, self.num_heads, last or tokens.shape[1], dropout)
+        return attention_branch(tokens, *projections, self.num_heads, last or tokens.shape[1], dropout, is_padding)
 
 
 class TransformerEncoderLayer(nn.Module):
@@ -44,13 +46,15 @@ class TransformerEncoderLayer(nn.Module):
         self.norm1 = nn.LayerNorm(d_model)
         self.norm2 = nn.LayerNorm(d_model)
 
-    def forward(self, tokens: Float[Tensor, "B L D"], last: int | None = None) -> Float[Tensor, "B M D"]:
-        """All tokens after the layer, or the `last` so many alone, which see all of them."""
+    def forward(
+        self, tokens: Float[Tensor, "B L D"], last: int | None = None, is_padding: Bool[Tensor, "B L"] | None = None
+    ) -> Float[Tensor, "B M D"]:
+        """All tokens after the layer, or the `last` so many alone, which see all of them but padding."""
         kept = tokens if last is None else tokens[:, -last:]
         if self.norm_first:
-            kept = kept + self.self_attn(self.norm1(tokens), last)
+            kept = kept + self.self_attn(self.norm1(tokens), last, is_padding)
             return kept + self._feed_forward(self.norm2(kept))
-        kept = self.norm1(kept + self.self_attn(tokens, last))
+        kept = self.norm1(kept + self.self_attn(tokens, last, is_padding))
         return self.norm2(kept + self._feed_forward(kept))
 
     def _feed_forward(self, tokens: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
@@ -76,9 +80,14 @@ class TransformerEncoder(nn.Module):
             layer.load_state_dict(layers[0].state_dict())
         self.layers = nn.ModuleList(layers)
 
-    def forward(self, tokens: Float[Tensor, "B L D"], last: int | None = None) -> Float[Tensor, "B M D"]:
-        """All tokens after the last layer, or the `last` so many alone, for which it makes no others."""
+    def forward(
+        self, tokens: Float[Tensor, "B L D"], last: int | None = None, is_padding: Bool[Tensor, "B L"] | None = None
+    ) -> Float[Tensor, "B M D"]:
+        """All tokens after the last layer, or the `last` so many alone, for which it makes no others.
+
+        No token looks at padding; what becomes of padding itself means nothing.
+        """
         *before, final = self.layers
         for layer in before:
-            tokens = layer(tokens)
-        return final(tokens, last)
+            tokens = layer(tokens, is_padding=is_padding)
+        return final(tokens, last, is_padding)

@@ -3,18 +3,19 @@
 In float32 on CPUs each is one step of autograd with a backward pass by hand, with equal numbers but for rounding. It
 takes two thirds of the time for 90 tokens and half of it for a thousand, and two thirds of the memory: the products are
 oneDNN's (core/nn/products.py), dropout is cheap (core/nn/dropout.py), and what the backward pass does not read is not
-stored.
+stored. Where there are more attention weights than the caches hold, core/nn/chunked_attention.py takes over.
 """
 
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from core.nn.dropout import drop_, drop_gradient, keep_mask
+from core.nn.chunked_attention import WEIGHTS_TOGETHER, ChunkedAttention
+from core.nn.dropout import draw, drop_, drop_gradient, enlargement, keep_mask
 from core.nn.products import is_plain, parameter_gradients, product
 
 
@@ -27,20 +28,29 @@ def attention_branch(
     num_heads: int,
     last: int,
     dropout: float,
+    is_padding: Bool[Tensor, "B L"] | None = None,
 ) -> Float[Tensor, "B {last} D"]:
-    """What the `last` so many tokens find when they look at all, in `num_heads` heads.
+    """What the `last` so many tokens find when they look at all that are no padding, in `num_heads` heads.
 
     `in_weight` holds those of queries, keys and values. `dropout` acts on the attention weights and on the result.
     """
+    batch, length, width = tokens.shape
     if is_plain(tokens):
-        return _Attention.apply(tokens, in_weight, in_bias, out_weight, out_bias, num_heads, last, dropout)
-    length, width = tokens.shape[1:]
+        given = (tokens, in_weight, in_bias, out_weight, out_bias, num_heads, last, dropout)
+        if is_padding is not None or batch * num_heads * last * length > WEIGHTS_TOGETHER:
+            return ChunkedAttention.apply(*given, is_padding)
+        return _Attention.apply(*given)
     if last == length:
         queries, keys, values = _heads(F.linear(tokens, in_weight, in_bias), 3, num_heads)
     else:
         queries = _heads(F.linear(tokens[:, -last:], in_weight[:width], in_bias[:width]), 1, num_heads)[0]
         keys, values = _heads(F.linear(tokens, in_weight[width:], in_bias[width:]), 2, num_heads)
-    found = F.scaled_dot_product_attention(queries, keys, values, dropout_p=dropout)
+    seen = None if is_padding is None else ~is_padding[:, None, None]
+    size = width // num_heads
+    if size % 8:  # the fused kernels of GPUs want features by eights
+        queries, keys, values = (F.pad(heads, (0, -size % 8)) for heads in (queries, keys, values))
+    found = F.scaled_dot_product_attention(queries, keys, values, seen, dropout_p=dropout, scale=size**-0.5)
+    found = found[..., :size]
     return F.dropout(F.linear(found.transpose(1, 2).flatten(2), out_weight, out_bias), dropout)
 
 
@@ -82,6 +92,7 @@ class _Attention(torch.autograd.Function):
     ) -> Tensor:
         batch, length, width = tokens.shape
         ctx.num_heads, ctx.last, ctx.factor = num_heads, last, (width // num_heads) ** -0.5
+        ctx.dropout, ctx.scale = dropout, enlargement(dropout)
         rows = tokens.flatten(0, 1)
         if last == length:
             projected = product(rows, in_weight, in_bias).view(batch, length, -1)
@@ -93,23 +104,22 @@ class _Attention(torch.autograd.Function):
             projected = product(rows, in_weight[width:], in_bias[width:]).view(batch, length, -1)
             keys, values = (part.flatten(0, 1) for part in _heads(projected, 2, num_heads))
         weights = torch.bmm(queries, keys.transpose(1, 2)).mul_(ctx.factor).softmax(dim=-1)
-        thinned, ctx.scale = weights, 1.0
+        thinned = weights
         if dropout:
-            keep, ctx.scale = keep_mask(weights, dropout)
-            thinned = weights * keep
+            thinned = keep_mask(draw(weights.numel()), dropout).view(weights.shape).mul_(weights)
         found = _joined(torch.bmm(thinned, values).mul_(ctx.scale), num_heads)
         result = product(found, out_weight, out_bias)
-        kept, _ = drop_(result, dropout)
+        draws = drop_(result, dropout)
         parameters = (in_weight, out_weight)
-        ctx.save_for_backward(tokens, queries, keys, values, weights, thinned, found, kept, *parameters)
+        ctx.save_for_backward(tokens, queries, keys, values, weights, thinned, found, draws, *parameters)
         return result.view(batch, last, width)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        tokens, queries, keys, values, weights, thinned, found, kept, in_weight, out_weight = ctx.saved_tensors
+        tokens, queries, keys, values, weights, thinned, found, draws, in_weight, out_weight = ctx.saved_tensors
         (batch, length, width), last, num_heads = tokens.shape, ctx.last, ctx.num_heads
-        gradient = drop_gradient(gradient.flatten(0, 1), kept, ctx.scale)
+        gradient = drop_gradient(gradient.flatten(0, 1), draws, ctx.dropout)
         of_out = parameter_gradients(found, gradient)
         of_found = product(gradient, out_weight.t())
         # The softmax takes from each weight's gradient what all have in common: the weights' own mean of it.
@@ -147,21 +157,24 @@ class _FeedForward(torch.autograd.Function):
     ) -> Tensor:
         rows = tokens.flatten(0, 1)
         hidden = product(rows, in_weight, in_bias).relu_()
-        _, ctx.scale = drop_(hidden, dropout)
+        drop_(hidden, dropout)
         result = product(hidden, out_weight, out_bias)
-        kept, _ = drop_(result, dropout)
-        ctx.save_for_backward(rows, hidden, kept, in_weight, out_weight)
+        draws = drop_(result, dropout)
+        ctx.dropout = dropout
+        ctx.save_for_backward(rows, hidden, draws, in_weight, out_weight)
         return result.view(tokens.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        rows, hidden, kept, in_weight, out_weight = ctx.saved_tensors
-        shape = gradient.shape
-        gradient = drop_gradient(gradient.flatten(0, 1), kept, ctx.scale)
+        rows, hidden, draws, in_weight, out_weight = ctx.saved_tensors
+        shape, dropout = gradient.shape, ctx.dropout
+        gradient = drop_gradient(gradient.flatten(0, 1), draws, dropout)
         of_out = parameter_gradients(hidden, gradient)
         # What was dropped or below zero is zero, the rest above.
         of_hidden = product(gradient, out_weight.t())
-        of_hidden = torch.ops.aten.threshold_backward(of_hidden, hidden, 0).mul_(ctx.scale)
+        of_hidden = torch.ops.aten.threshold_backward(of_hidden, hidden, 0)
+        if dropout:
+            of_hidden.mul_(enlargement(dropout))
         of_in = parameter_gradients(rows, of_hidden)
         return product(of_hidden, in_weight.t()).view(shape), *of_in, *of_out, None

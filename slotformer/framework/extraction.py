@@ -18,12 +18,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from core.data.clip_reader import ClipReader
 from core.data.errors import DataError
 from core.data.loader import Batch, BatchSource, to_device
+from core.data.slot_writer import SlotWriter
 from core.nn.noise import Noise, derive_seed
 from core.provenance import Provenance, file_hash
 from core.training.checkpoint import State, config_differences, load, load_weights
-from core.training.launch import launch_processes, make_accelerator
+from core.training.launch import end_processes, launch_processes, make_accelerator
 from core.training.signals import StopSignals, leave_stop_signals_to_parent
 from slotformer import original
 from slotformer.framework.params import BaseParams, ParamsError, file_of, load_params, parse_overrides
@@ -31,6 +33,7 @@ from slotformer.framework.params import BaseParams, ParamsError, file_of, load_p
 IRRELEVANT = {
     *BaseParams.__annotations__,
     "slots_root",
+    "slot_root",
     "dataset",
     "tasks",
     "filter_enter",
@@ -39,6 +42,9 @@ IRRELEVANT = {
     "rollout_len",
     "use_img_recon_loss",
     "use_loss_decay",
+    "load_mask",
+    "cache_latents",
+    "use_dpm",
     "loss_decay_pct",
     "frames_per_part",
     "dropout",
@@ -210,6 +216,56 @@ def videos_at_a_time(model: nn.Module, device: torch.device, wanted: int | None 
     if device.type == "cpu":
         model.clip_len = 1
     return wanted or VIDEOS_AT_A_TIME[device.type]
+
+
+def write_slots(trained: Trained, path: Path, sources: Mapping[str, ClipReader], seed: int, batch_size: int) -> bool:
+    """Write the slots of all videos of `sources`, by split, to the file `path`; False if a signal stopped it.
+
+    The last thing that the processes do together: afterwards the main one finishes the file. Where that is there
+    already, of the same weights and settings, nothing is done.
+    """
+    writer, names = SlotWriter(path, trained.provenance), {split: source.names for split, source in sources.items()}
+    is_done = writer.is_done(names)
+    if not is_done:
+        if trained.is_main:
+            writer.begin()
+        trained.accelerator.wait_for_everyone()
+        missing = {
+            split: [index for index, name in enumerate(source.names) if not writer.has(split, name)]
+            for split, source in sources.items()
+        }
+        trained.accelerator.wait_for_everyone()  # all processes share out the same list
+        for split, source in sources.items():
+            if not _write_split(trained, writer, split, source, missing[split], seed, batch_size):
+                return False
+    end_processes(trained.accelerator)
+    if trained.is_main:
+        if is_done:
+            writer.remove_parts()
+        else:
+            writer.finish(names)
+    return True
+
+
+def _write_split(
+    trained: Trained,
+    writer: SlotWriter,
+    split: str,
+    source: ClipReader,
+    videos: Sequence[int],
+    seed: int,
+    batch_size: int,
+) -> bool:
+    """Add the slots of these videos to the writer; False if a signal stopped it."""
+
+    def add(batch: Batch, indices: np.ndarray) -> None:
+        names = [source.names[index] for index in indices]
+        device = batch["video"].device
+        noise = video_noise(seed, [f"{split}/{name}" for name in names], source.num_frames, device)
+        for name, slots in zip(names, trained.model.extract(batch, noise).float().cpu().numpy()):
+            writer.add(split, name, slots)
+
+    return trained.go_through(source, videos, batch_size, add, f"slots of {split}")
 
 
 def video_noise(seed: int, videos: Sequence[str], num_frames: int, device: torch.device) -> Noise:

@@ -13,7 +13,7 @@ from core.data.errors import DataError
 from core.data.loader import BatchSource
 from core.data.phyre import Phyre
 from core.data.phyre_recordings import fixed_length
-from core.data.slots import SlotFile, SlotFolder
+from core.data.slots import SlotFile, SlotFolder, slots_path
 from slotformer.base_slots.data import open_data
 from slotformer.framework.params import BaseParams, ParamsError, nearest
 
@@ -131,6 +131,8 @@ def open_slots(params: BaseParams, split: str, num_frames: int | None, pictures:
     if name == "phyre_slots":
         plain.video_len = num_frames or params.video_len
         trials: Any = open_data(plain, split, None)
-        return PhyreSlotClips(trials, SlotFolder(params.slots_root.format(split), len(trials)), size, pictures)
+        return PhyreSlotClips(
+            trials, SlotFolder(slots_path(params.slots_root.format(split)), len(trials)), size, pictures
+        )
     clips: Any = open_data(plain, split, num_frames, masks=pictures and split != "train" and num_frames is not None)
     return SlotClips(clips, SlotFile(params.slots_root), split, size, pictures)

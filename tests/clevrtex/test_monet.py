@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clevrtex.models.monet import MONet, mixture_nll
-from clevrtex.models.unet import Kernel, Maps, UNet, doubling_kernel
+from clevrtex.models.unet import Kernel, Maps, UNet
 from clevrtex.original.monet import from_original, to_original
+from core.nn.doubling import doubling_kernel
 from core.nn.noise import Noise, ShardedNoise
 
 SIDE, SLOTS, SIZE = 20, 3, 5

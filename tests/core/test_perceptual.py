@@ -85,6 +85,16 @@ def test_distance_and_gradients_are_the_papers(net):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5 * float(theirs.abs().max()))
 
 
+def test_the_gradient_in_one_picture_does_not_need_that_in_the_other():
+    x, y = pictures("alex")
+    lpips = LPIPS("alex", WEIGHTS["alex"])
+    both = torch.autograd.grad(lpips(x.requires_grad_(), y.requires_grad_()).sum(), (x, y))
+    (of_x,) = torch.autograd.grad(lpips(x, y.detach()).sum(), x)
+    (of_y,) = torch.autograd.grad(lpips(x.detach(), y).sum(), y)
+    assert torch.equal(of_x, both[0])
+    assert torch.equal(of_y, both[1])
+
+
 def test_layers_sum_to_the_distance():
     x, y = pictures("alex")
     lpips = LPIPS("alex", WEIGHTS["alex"])

@@ -5,7 +5,7 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from core.metrics.reconstruction import mixture_mse, mse, psnr, ssim
+from core.metrics.reconstruction import mixture_mse, mse, psnr, reconstruction_scores, ssim
 
 
 def pictures(shape, noise=0.1, seed=0):
@@ -63,6 +63,23 @@ def test_mixture_mse_is_the_error_of_the_masked_sum(leading):
     mixture = np.einsum("...kchw,...khw->...chw", rgb.double().numpy(), masks.double().numpy())
     expected = ((mixture - image.double().numpy()) ** 2).mean(axis=(-3, -2, -1))
     assert mixture_mse(image, rgb, masks).numpy() == pytest.approx(expected, rel=1e-12)
+
+
+def test_scores_of_reconstructions_are_those_of_cut_pictures():
+    generator = torch.Generator().manual_seed(3)
+    image, recon = (1.5 * torch.randn(2, 4, 3, 12, 13, generator=generator) for _ in range(2))
+
+    def distance(x, y):
+        return (x - y).abs().mean(dim=(1, 2, 3))
+
+    scores = reconstruction_scores(recon, image, distance)
+    units = tuple((pictures / 2 + 0.5).clamp(0, 1) for pictures in (recon, image))
+    expected = (units[0].double() - units[1].double()).square().sum(dim=(-3, -2, -1))
+    torch.testing.assert_close(scores["mse"], expected)
+    torch.testing.assert_close(scores["psnr"], psnr(*units))
+    torch.testing.assert_close(scores["ssim"], ssim(*units))
+    torch.testing.assert_close(scores["percept_dist"], (recon - image).abs().mean(dim=(2, 3, 4)).double())
+    assert reconstruction_scores(recon, image).keys() == scores.keys() - {"percept_dist"}
 
 
 def test_small_pictures_are_refused():

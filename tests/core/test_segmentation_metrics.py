@@ -21,6 +21,8 @@ from core.metrics.segmentation import (
     match_objects_to_slots,
     matched_iou,
     mean_best_overlap,
+    segmentation_scores,
+    set_overlaps_apart,
 )
 
 
@@ -203,6 +205,52 @@ def test_overlap_scores_by_hand():
     assert matched_iou(empty, pred, ignore_background=True, undefined=0.5).item() == 0.5
     assert matched_iou(empty, empty, ignore_background=False).item() == 1.0
     assert mean_best_overlap(empty, pred).isnan().all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(label_pairs())
+def test_scores_of_one_table_are_the_single_ones(labels):
+    true, pred = labels
+    scores = segmentation_scores(true, pred)
+    expected = {
+        "ari": adjusted_rand_index(true, pred, ignore_background=False),
+        "fari": foreground_ari(true, pred),
+        "miou": matched_iou(true, pred, ignore_background=False),
+        "fmiou": matched_iou(true, pred, ignore_background=True),
+        "mbo": mean_best_overlap(true, pred),
+    }
+    assert scores.keys() == expected.keys()
+    for name, values in expected.items():
+        assert torch.equal(scores[name].nan_to_num(nan=-1.0), values.nan_to_num(nan=-1.0)), name
+
+
+def test_original_means_count_labels_that_do_not_occur():
+    true, pred = torch.tensor([[0, 0, 3, 3], [0, 0, 0, 0]]), torch.tensor([[0, 0, 1, 1], [0, 1, 0, 1]])
+    ours, original = (segmentation_scores(true, pred, as_original=value) for value in (False, True))
+    assert [float(ours[name][0]) for name in ("miou", "fmiou", "mbo")] == [1, 1, 1]
+    assert [float(original[name][0]) for name in ("miou", "fmiou", "mbo")] == pytest.approx([2 / 4, 1 / 3, 1 / 3])
+    assert all(ours[name][1].isnan() for name in ("fari", "fmiou", "mbo"))
+    assert original["fari"][1] == 1
+    assert all(original[name][1].isnan() for name in ("fmiou", "mbo"))
+
+
+def test_overlapping_instances_change_no_score_of_objects():
+    """Pixels that are set apart count as if they were not there, but for scores that count the background."""
+    generator = torch.Generator().manual_seed(0)
+    true, pred, overlap = (torch.randint(high, (1, 60), generator=generator) for high in (4, 5, 2))
+    apart_true, apart_pred = set_overlaps_apart(true, pred, overlap)
+    assert apart_true[overlap == 1].unique().tolist() == [0]
+    assert apart_pred[overlap == 1].unique().tolist() == [int(pred.max()) + 1]
+    assert torch.equal(apart_true[overlap == 0], true[overlap == 0])
+    assert torch.equal(apart_pred[overlap == 0], pred[overlap == 0])
+    scores = segmentation_scores(true, pred, overlap)
+    without = segmentation_scores(true[overlap == 0][None], pred[overlap == 0][None])
+    for name in ("fari", "fmiou", "mbo"):
+        assert scores[name].item() == pytest.approx(without[name].item()), name
+    nowhere = segmentation_scores(true, pred, torch.zeros_like(overlap))
+    assert {name: float(value) for name, value in nowhere.items()} == pytest.approx(
+        {name: float(value) for name, value in segmentation_scores(true, pred).items()}
+    )
 
 
 def scene(*strips):

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from core.data.errors import DataError
 from core.data.slot_writer import SlotWriter, save_array
-from core.data.slots import SlotFile, SlotFolder, find_slots
+from core.data.slots import SlotFile, SlotFolder, find_slots, slots_path
 from core.provenance import Provenance
 
 NAMES = {"train": ["video_00001.mp4", "video_00000.mp4"], "val": ["a"]}
@@ -112,6 +112,17 @@ def test_either_suffix_finds_the_file(tmp_path):
     assert find_slots(tmp_path / "slots.h5") == path
     path.unlink()
     assert find_slots(tmp_path / "slots.h5") == pickled
+
+
+def test_slots_beside_a_weight_are_found_from_the_folder_of_its_training(tmp_path):
+    named = tmp_path / "run" / "readout_slots.pkl"
+    assert slots_path(named) == named, "the error is to name it"
+    for folder in ("models/epoch", "models", "."):
+        path = write(named.parent / folder / "readout_slots.h5")
+        assert find_slots(slots_path(named)) == path, "the nearest comes first"
+    trials = tmp_path / "other" / "models" / "train_slots"
+    trials.mkdir(parents=True)
+    assert slots_path(tmp_path / "other" / "train_slots") == trials
 
 
 def test_missing_files_and_videos_are_named(tmp_path):
@@ -238,8 +249,8 @@ def test_folders_of_unknown_origin_are_not_claimed(tmp_path):
 
 
 def test_folders_of_trials(tmp_path):
-    with pytest.raises(DataError, match=r"none: no such folder. Extract the slots first"):
-        SlotFolder(tmp_path / "none", 3)
+    with pytest.raises(DataError, match=r"none: no such folder. Make the slots first: python rollouts.py \.\.\."):
+        SlotFolder(tmp_path / "none", 3, "rollouts.py")
     lengths = [4, 2, 7]
     for trial, length in enumerate(lengths):
         folder = SlotFolder(tmp_path, 3)
@@ -251,6 +262,9 @@ def test_folders_of_trials(tmp_path):
     assert SlotFolder(tmp_path, 3).lengths.tolist() == lengths, "without an index"
     folder.write_index()
     np.testing.assert_array_equal(folder.read(1), slots_of("a", 2))
+    np.testing.assert_array_equal(folder.read(2, [5, 0]), slots_of("a", 7)[[5, 0]])
+    with pytest.raises(DataError, match=r"000001.npy: has 2 frames, expected those of \[0, 3\]"):
+        folder.read(1, [0, 3])
     folder.file(1).write_bytes(b"")
     assert SlotFolder(tmp_path, 3).lengths.tolist() == lengths, "from the index"
     with pytest.raises(DataError, match=r"000001.npy: cannot be read"):

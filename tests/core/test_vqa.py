@@ -91,9 +91,9 @@ def test_tokens_are_padded():
 
 
 def test_questions_with_choices_come_last(path):
-    questions = open_questions(path).questions
-    assert [(question.scene_index, question.question_id) for question in questions] == [(7, 1), (8, 0), (7, 0), (8, 1)]
-    assert [KINDS[question.kind] for question in questions[2:]] == ["predictive", "counterfactual"]
+    source = open_questions(path)
+    assert list(zip(source.scenes, source.ids)) == [(7, 1), (8, 0), (7, 0), (8, 1)]
+    assert [KINDS[kind] for kind in source.kinds] == ["descriptive", "descriptive", "predictive", "counterfactual"]
 
 
 def test_a_batch_keeps_its_order_whatever_kinds_it_mixes(path):
@@ -104,14 +104,16 @@ def test_a_batch_keeps_its_order_whatever_kinds_it_mixes(path):
     assert batch["question_id"].tolist() == [0, 1, 1]
     assert (batch["cls_index"].tolist(), batch["mc_index"].tolist()) == ([1], [0, 2])
     assert batch["cls_label"].tolist() == [2]
-    assert batch["cls_q_tokens"].tolist() == [[WORDS.index(word) for word in ("is", "the", "cube", "red")] + [0] * 6]
+    assert batch["cls_q_tokens"].tolist() == [[WORDS.index(word) for word in ("is", "the", "cube", "red")] + [0] * 4]
+    assert batch["cls_q_places"].tolist() == [list(range(8))]
     assert batch["mc_subtype"].tolist() == [2, 3]
     assert batch["mc_flag"].tolist() == [0, 0, 1]
     assert batch["mc_label"].tolist() == [0, 1, 1]
     assert batch["mc_choice_id"].tolist() == [0, 1, 0]
-    second = [WORDS.index(word) for word in ("what", "is", "next")] + [0] * 3
-    assert batch["mc_q_tokens"][1].tolist() == second + [WORDS.index(word) for word in ("the", "cube,", "enters")] + [0]
-    assert batch["mc_q_pad_mask"][1].tolist() == [False] * 3 + [True] * 3 + [False] * 3 + [True]
+    second = [WORDS.index(word) for word in ("what", "is", "next", "the", "cube,", "enters")]
+    assert batch["mc_q_tokens"][1].tolist() == [*second, 0, 0]
+    assert batch["mc_q_places"][1].tolist() == [0, 1, 2, 6, 7, 8, 3, 4]
+    assert batch["mc_q_pad_mask"][1].tolist() == [False] * 6 + [True] * 2
     types = {key: value.dtype for key, value in batch.items()}
     assert types["mc_q_tokens"] == torch.int32
     assert types["mc_q_pad_mask"] == torch.bool
@@ -125,19 +127,49 @@ def test_predictive_questions_see_the_unrolled_frames(path):
     frames = np.arange(25) * 5
     np.testing.assert_array_equal(batch["cls_video_emb"][:, :, 1, 2], [frames, 1007 + frames])
     np.testing.assert_array_equal(batch["mc_video_emb"][:, :, 0, 0], [32 + 7 + frames, 1001 + frames])
-    assert source.frames(2, 7)[-1] == 159
+    assert range(200)[source.frames(2, 7)][-1] == 159
     assert batch["mc_video_emb"].shape == (2, 25, 2, 3)
+
+
+def test_training_varies_starts_and_the_order_of_slots(path):
+    indices, slots = np.array([0, 2, 1]), {}
+    for name, frames in SLOTS.items():
+        slots[name] = frames + 0.25 * np.arange(2, dtype=np.float32)[:, None]
+    words = {"max_question_len": 6, "max_choice_len": 4}
+    source = ClevrerQuestions(path, build_vocabulary([path]), slots, **words, shuffle_slots=True)
+    starts, orders = set(), set()
+    for seed in range(40):
+        generators = [np.random.default_rng((seed, index)) for index in range(3)]
+        batch = source.read_varied(indices, generators)
+        first = batch["mc_video_emb"][0, :, :, 0]
+        starts.add(int(first[0].min()) - 32)
+        orders.add(tuple((first[0] % 1).tolist()))
+        assert torch.equal(first - first[0], 5.0 * torch.arange(25)[:, None].expand(25, 2)), "one order for the clip"
+    assert starts == set(range(8))
+    assert orders == {(0.0, 0.25), (0.25, 0.0)}
+    again = source.read_varied(indices, [np.random.default_rng((39, index)) for index in range(3)])
+    assert all(torch.equal(again[key], batch[key]) for key in batch)
+    evaluated = source.read(indices)
+    assert evaluated["cls_video_emb"][:, 0, :, 0].tolist() == [[0.0, 0.25], [1000.0, 1000.25]]
+
+
+def test_the_broken_video_is_not_asked_about(tmp_path):
+    broken = SCENES[0] | {"scene_index": 10800, "video_filename": "video_10800.mp4"}
+    path = write_json(tmp_path / "val.json", [*SCENES, broken])
+    assert len(open_questions(path)) == 4
+    with pytest.raises(DataError, match=r"none\.json: there are no questions in it"):
+        open_questions(write_json(tmp_path / "none.json", [broken]))
 
 
 def test_a_kind_that_is_absent_has_no_rows(path):
     source = open_questions(path)
     descriptive, choices = source.read(np.array([0, 1])), source.read(np.array([2]))
     assert {key: list(descriptive[key].shape) for key in ("mc_q_tokens", "mc_label", "mc_video_emb")} == {
-        "mc_q_tokens": [0, 10],
+        "mc_q_tokens": [0, 4],
         "mc_label": [0],
         "mc_video_emb": [0, 25, 2, 3],
     }
-    assert list(choices["cls_q_pad_mask"].shape) == [0, 10]
+    assert list(choices["cls_q_pad_mask"].shape) == [0, 6]
     assert set(descriptive) == set(choices)
     assert all(descriptive[key].dtype == choices[key].dtype for key in descriptive)
 
@@ -148,7 +180,7 @@ def test_files_without_answers_have_labels_minus_one(tmp_path, path):
     batch = source.read(np.arange(4))
     assert batch["cls_label"].tolist() == [-1, -1]
     assert batch["mc_label"].tolist() == [-1, -1, -1]
-    assert batch["cls_q_tokens"].shape == (2, 32)
+    assert batch["cls_q_tokens"].shape == (2, 8)
 
 
 def test_words_that_are_not_known_or_too_many(path):
@@ -171,8 +203,13 @@ def test_missing_and_short_slots(path):
     with pytest.raises(DataError, match=r"val\.json: there are no slots of video_00008\.mp4 \(1 videos in all\)"):
         ClevrerQuestions(path, vocabulary, {"video_00007.mp4": SLOTS["video_00007.mp4"]})
     short = SLOTS | {"video_00008.mp4": slots_of(60)}
-    with pytest.raises(DataError, match=r"slots of video_00008\.mp4: 60 frames, expected 128\. Extract them again"):
-        ClevrerQuestions(path, vocabulary, short).read(np.array([1]))
+    with pytest.raises(
+        DataError, match=r"slots of video_00008\.mp4: 60 frames of 2 slots of size 3, expected 128 of 2"
+    ):
+        ClevrerQuestions(path, vocabulary, short)
+    other = SLOTS | {"video_00008.mp4": np.zeros((128, 4, 3), np.float32)}
+    with pytest.raises(DataError, match=r"video_00008\.mp4: 128 frames of 4 slots .*expected 128 of 2 slots of size 3"):
+        ClevrerQuestions(path, vocabulary, other)
 
 
 @pytest.mark.parametrize("text", ["", "{", "{}x", "[1]", '[{"questions": [{}]}]', '{"a": 1}'])

@@ -196,7 +196,7 @@ def test_seeds_are_compared(run: Runner, videos: Path, tmp_path: Path) -> None:
     assert scores.keys() == {"0", "1"}
     assert scores["0"] != scores["1"]
     assert found["summary"]["loss"]["mean"] == pytest.approx(sum(scores.values()) / 2)
-    assert f"best by validation loss: seed {found['best']}" in done.stdout
+    assert f"best by loss: seed {found['best']}" in done.stdout
     assert scores[str(found["best"])] == min(scores.values())
     for seed in (0, 1):
         assert load(newest(tmp_path / "checkpoint" / f"many-seed{seed}"))["seed"] == seed

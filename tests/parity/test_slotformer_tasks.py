@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from core.data.clevrer import Clevrer
 from core.data.clip_reader import ClipReader
@@ -14,31 +15,14 @@ from core.data.physion import FOLDERS, LABELS, OUTCOME, Physion, PhysionVideo, l
 from core.data.vqa import ClevrerQuestions, tokenise
 from tests.parity.golden import Case, Check, cases, check_case
 from tests.parity.phyre_cases import CHECKS as PHYRE_CHECKS
+from tests.parity.slotformer_clevrer import CHECKS as CLEVRER_CHECKS
+from tests.parity.slotformer_physion import CHECKS as PHYSION_CHECKS
+from tests.parity.slotformer_planning import CHECKS as PLANNING_CHECKS
 from tests.parity.slotformer_rollouts import TASK_CHECKS as ROLLOUT_CHECKS
 from tests.parity.video_preprocessing import check_bilinear, check_boxes, check_masks, within_rounding
 from tests.video_files import touch_clevrer, write_clevrer_annotation, write_frames, write_json
 
 SYSTEM = "slotformer_tasks"
-
-PENDING = {
-    "aloe-choice-only",
-    "aloe-descriptive-only",
-    "aloe-mixed",
-    "aloe-mixed-eval",
-    "aloe-traj",
-    "lr-schedule",
-    "phyre-plan-forward",
-    "phyre-readout",
-    "phyre-readout-learnable-pe",
-    "phyre-readout-traj",
-    "physion-metric",
-    "physion-readout-max",
-    "physion-readout-mean",
-    "physion-readout-sum",
-    "physion-readout-traj",
-    "vqa-metrics",
-    "vqa-submission",
-}
 
 
 def make_folders(root: Path, videos: list[PhysionVideo]) -> None:
@@ -155,6 +139,17 @@ def check_physion_splits(case: Case, tmp_path: Path) -> None:
     assert len(without_bad_stimuli(tmp_path, test)) == len(test) - len(lists["out/bad_stimuli"])
 
 
+def spread_texts(batch: dict[str, Tensor], length: int) -> dict[str, np.ndarray]:
+    """A batch of questions whose texts have all their places, padding too, as the original's."""
+    arrays = {key: value.numpy() for key, value in batch.items()}
+    for kind in ("cls", "mc"):
+        for key, padding in ((f"{kind}_q_tokens", 0), (f"{kind}_q_pad_mask", True)):
+            spread = np.full((len(arrays[key]), length), padding, arrays[key].dtype)
+            np.put_along_axis(spread, arrays[f"{kind}_q_places"], arrays[key], axis=1)
+            arrays[key] = spread
+    return arrays
+
+
 def check_vqa_data(case: Case, tmp_path: Path) -> None:
     given = case.info["kwargs"]
     path = write_json(tmp_path / "questions" / f"{given['split']}.json", case.info["questions"])
@@ -165,29 +160,27 @@ def check_vqa_data(case: Case, tmp_path: Path) -> None:
     source = ClevrerQuestions(path, case.info["vocab"], slots, **settings)
     assert source.num_starts == case["out/valid_start_count"]
     starts = case["in/start_idx"].numpy()
-    for index, question in enumerate(source.questions):
-        item = {key: value.numpy() for key, value in source.batch(np.array([index]), starts[[index]]).items()}
+    for index, kind in enumerate(source.kinds):
+        item = spread_texts(source.batch(np.array([index]), starts[[index]]), source.text_len)
         theirs = {key: value.numpy() for key, value in case.tensors(f"out/item{index}_").items()}
-        is_choice = question.kind > 0
         ours = {
-            "q_tokens": item["mc_q_tokens"] if is_choice else item["cls_q_tokens"][0],
-            "q_pad_mask": item["mc_q_pad_mask"] if is_choice else item["cls_q_pad_mask"][0],
-            "a_label": item["mc_label"] if is_choice else item["cls_label"][0],
+            "q_tokens": item["mc_q_tokens"] if kind else item["cls_q_tokens"][0],
+            "q_pad_mask": item["mc_q_pad_mask"] if kind else item["cls_q_pad_mask"][0],
+            "a_label": item["mc_label"] if kind else item["cls_label"][0],
             "mc_choice_id": item["mc_choice_id"],
-            "q_type": int(is_choice),
-            "q_subtype": question.kind,
+            "q_type": int(kind > 0),
+            "q_subtype": kind,
             "scene_index": item["scene_index"][0],
             "question_id": item["question_id"][0],
-            "frames": source.frames(index, int(starts[index])),
+            "frames": np.arange(10**4)[source.frames(index, int(starts[index]))],
         }
         for key, value in theirs.items():
             np.testing.assert_array_equal(ours[key], value, err_msg=f"item {index}: {key}")
-    batch = source.batch(np.arange(len(source)), starts)
+    batch = spread_texts(source.batch(np.arange(len(source)), starts), source.text_len)
     assert [len(batch["cls_label"]), len(batch["mc_subtype"])] == case["out/num_cls_mc"].tolist()
     for key, theirs in case.tensors("out/batch_").items():
-        np.testing.assert_array_equal(batch[key].numpy(), theirs.numpy(), err_msg=key)
-    kinds = np.array([question.kind for question in source.questions])
-    for kind, chosen in (("cls", np.flatnonzero(kinds == 0)), ("mc", np.flatnonzero(kinds))):
+        np.testing.assert_array_equal(batch[key], theirs.numpy(), err_msg=key)
+    for kind, chosen in (("cls", np.flatnonzero(source.kinds == 0)), ("mc", np.flatnonzero(source.kinds))):
         batch = source.batch(chosen, starts[chosen])
         for key, theirs in case.tensors(f"out/only_{kind}_").items():
             assert batch[key].numel() == theirs.numel() == 0
@@ -203,11 +196,14 @@ CHECKS: dict[str, Check] = {
     "physion-labels": check_physion_labels,
     "physion-splits": check_physion_splits,
     "vqa-data": check_vqa_data,
+    **CLEVRER_CHECKS,
     **PHYRE_CHECKS,
+    **PHYSION_CHECKS,
+    **PLANNING_CHECKS,
     **ROLLOUT_CHECKS,
 }
 
 
 @pytest.mark.parametrize("case", cases(SYSTEM))
 def test_parity(case: Case, tmp_path: Path) -> None:
-    check_case(case, CHECKS, tmp_path, PENDING)
+    check_case(case, CHECKS, tmp_path)

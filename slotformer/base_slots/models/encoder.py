@@ -1,13 +1,14 @@
-"""From videos to slots as SAVi (Kipf et al. 2022) does it: what StoSAVi and STEVE share.
+"""From videos to slots as SAVi (Kipf et al. 2022) does it: what SAVi, STEVE and their relatives share.
 
 Shapes: B videos, T frames, N slots, D slot size, L positions, F features of each.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -46,49 +47,59 @@ def stride_of(resolution: tuple[int, int]) -> int:
     return 2 if resolution[0] > LARGEST_GRID else 1
 
 
-def build_encoder(
-    enc_channels: tuple[int, ...], enc_ks: int, enc_norm: Norm, resolution: tuple[int, int]
-) -> nn.Sequential:
+def resized_masks(masks: Float[Tensor, "B T N h w"], size: Sequence[int]) -> Float[Tensor, "B T N H W"]:
+    """Masks at `size` (H, W), interpolated bilinearly where they differ from it; their sums stay one."""
+    if masks.shape[-2:] == tuple(size):
+        return masks
+    resized = F.interpolate(masks.flatten(0, 1), tuple(size), mode="bilinear", align_corners=False)
+    return resized.unflatten(0, masks.shape[:2])
+
+
+class ConvEncoder(nn.Sequential):
     """Convolutions to features, 64x64 of them at the published resolutions; no ReLU after the last."""
-    blocks = []
-    for number, sizes in enumerate(pairwise(enc_channels), start=2):
-        stride = stride_of(resolution) if number == 2 else 1
-        blocks.append(conv_block(*sizes, enc_ks, stride, enc_norm, relu=number < len(enc_channels)))
-    return nn.Sequential(*blocks)
+
+    def __init__(self, enc_channels: tuple[int, ...], enc_ks: int, enc_norm: Norm, resolution: tuple[int, int]):
+        blocks, first = [], stride_of(resolution)
+        for number, sizes in enumerate(pairwise(enc_channels), start=2):
+            stride = first if number == 2 else 1
+            blocks.append(conv_block(*sizes, enc_ks, stride, enc_norm, relu=number < len(enc_channels)))
+        super().__init__(*blocks)
+        self.channels = enc_channels[-1]
+        self.grid = (-(-resolution[0] // first), -(-resolution[1] // first))
 
 
 class SlotVideoEncoder(nn.Module):
     """Slot attention in every frame, from where `predictor` sees the slots of the frame before.
 
-    In the first frame slots begin at learned latents. Videos are (B, T, 3, H, W) in [-1, 1].
+    In the first frame they begin at learned latents, without a predictor in the others where they were. Videos are
+    (B, T, 3, H, W) in [-1, 1]. `make_encoder` gives the net that turns frames (S, 3, H, W) into features (S, C, h, w)
+    and says C as `channels` and (h, w) as `grid`; it is called after slot attention has drawn its weights.
     """
 
     def __init__(
         self,
-        resolution: tuple[int, int],
+        make_encoder: Callable[[], nn.Module],
+        predictor: nn.Module | None,
         clip_len: int,
         num_slots: int,
         slot_size: int,
         slot_mlp_size: int,
         num_iterations: int,
-        enc_channels: tuple[int, ...],
-        enc_ks: int,
         enc_out_channels: int,
-        enc_norm: Norm,
-        predictor: nn.Module,
         eps: float,
     ):
         super().__init__()
         self.clip_len = clip_len
         self.init_latents = nn.Parameter(torch.randn(1, num_slots, slot_size))
         self.slot_attention = SlotAttention(enc_out_channels, slot_size, slot_mlp_size, num_iterations, eps)
-        self.encoder = build_encoder(enc_channels, enc_ks, enc_norm, resolution)
-        self.grid = (-(-resolution[0] // stride_of(resolution)), -(-resolution[1] // stride_of(resolution)))
+        self.encoder = make_encoder()
+        self.grid: tuple[int, int] = self.encoder.grid
         """Rows and columns of the features."""
-        self.encoder_pos_embedding = SoftPositionEmbed(enc_channels[-1], self.grid)
+        channels = self.encoder.channels
+        self.encoder_pos_embedding = SoftPositionEmbed(channels, self.grid)
         self.encoder_out_layer = nn.Sequential(
-            nn.LayerNorm(enc_channels[-1]),
-            Linear(enc_channels[-1], enc_out_channels),
+            nn.LayerNorm(channels),
+            Linear(channels, enc_out_channels),
             nn.ReLU(),
             Linear(enc_out_channels, enc_out_channels),
         )
@@ -117,7 +128,7 @@ class SlotVideoEncoder(nn.Module):
                 if state is None:
                     latents, memory = self.init_latents.expand(len(video), -1, -1), None
                 else:
-                    latents, memory = self.predictor(*state)
+                    latents, memory = self.predictor(*state) if self.predictor else state
                 begin, origin = self.initial_slots(latents, noise)
                 slots, attention = self.slot_attention.refine(frame, begin)
                 state = ClipState(slots, memory)
@@ -132,3 +143,7 @@ class SlotVideoEncoder(nn.Module):
             track = self.track(clip, noise, state)
             state = track.state
             yield track
+
+    def masks(self, track: Track, size: Sequence[int]) -> Float[Tensor, "B T N H W"]:
+        """The attention of every frame's last iteration as masks of pictures of `size` (H, W); they sum to one."""
+        return resized_masks(track.attention.unflatten(-1, self.grid), size)

@@ -121,18 +121,20 @@ def build_predictor(
     pred_ffn_dim: int = 512,
     pred_sg_every: int | None = None,
     dropout: float = 0.1,
-) -> nn.Module:
-    """The predictor that `pred_dict` describes: `transformer` or `mlp`, with an LSTM after it if `pred_rnn`.
+) -> nn.Module | None:
+    """The predictor that `pred_dict` describes: `transformer` or `mlp`, with an LSTM after it if `pred_rnn`, or `none`.
 
     Raises ValueError on another `pred_type`.
     """
+    if pred_type == "none" and not pred_rnn:
+        return None
     if pred_type == "transformer":
         sizes = (slot_size, pred_num_layers, pred_num_heads, pred_ffn_dim)
         predictor: nn.Module = TransformerPredictor(*sizes, pred_norm_first, dropout)
     elif pred_type == "mlp":
         predictor = ResidualMLPPredictor([slot_size, 2 * slot_size, slot_size], pred_norm_first)
     else:
-        raise ValueError(f"pred_type={pred_type!r} is not one of 'transformer', 'mlp'")
+        raise ValueError(f"pred_type={pred_type!r} is not one of 'transformer', 'mlp', nor 'none' without pred_rnn")
     if not pred_rnn:
         return predictor
     return RNNPredictorWrapper(predictor, slot_size, rnn_hidden_size, sg_every=pred_sg_every)

@@ -1,40 +1,18 @@
 """SAVi (Kipf et al. 2022) and its stochastic variant: the base models of SlotFormer (Wu et al. 2023) that draw pixels.
 
-Shapes: B videos, T frames, N slots, D slot size. Differs from the original code, with equal numbers: attention makes no
-keys and values, inputs of all frames are normalised at once, and the decoder's first layer sees no broadcast slot.
+Shapes: B videos, T frames, N slots, D slot size.
 """
 
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from core.nn.conv_blocks import Norm
 from core.nn.noise import Noise, ShardedNoise, standard_normal
-from core.nn.soft_position import SoftPositionEmbed
-from core.nn.summed_parts import sum_over_parts
-from core.types import Decomposition
-from slotformer.base_slots.models.decoder import BroadcastDecoder
-from slotformer.base_slots.models.encoder import SlotVideoEncoder, Track
+from slotformer.base_slots.models.encoder import ConvEncoder
+from slotformer.base_slots.models.pixel_autoencoder import PixelAutoencoder
 from slotformer.base_slots.models.predictors import build_predictor
-
-
-class Pictures(NamedTuple):
-    """What the decoder makes of slots; neither picture is squashed into [-1, 1]."""
-
-    recon: Float[Tensor, "B T 3 H W"]
-    rgb: Float[Tensor, "B T N 3 H W"]
-    masks: Float[Tensor, "B T N H W"]
-
-
-def decode_slots(slots: Float[Tensor, "B T N D"], decoder: BroadcastDecoder, position: SoftPositionEmbed) -> Pictures:
-    """Pictures of all slots of all frames; masks sum to one over N."""
-    pictures = decoder(slots.flatten(0, 2), position.codes()).unflatten(0, slots.shape[:3])
-    rgb, masks = pictures[:, :, :, :3], pictures[:, :, :, 3].softmax(dim=2)
-    return Pictures((masks[:, :, :, None] * rgb).sum(dim=2), rgb, masks)
 
 
 def kernel_divergence(kernels: Float[Tensor, "*shape C"], variance: float) -> Float[Tensor, ""]:
@@ -61,13 +39,12 @@ def _prior_variance(kld_method: str) -> float | None:
     return variance
 
 
-class StoSAVi(SlotVideoEncoder):
+class StoSAVi(PixelAutoencoder):
     """SAVi for videos of `resolution` (h, w); with a `kld_method` the slots of a frame begin at samples.
 
     In every frame the latents go through a layer to (mu, log sigma^2) of a Gaussian, the kernel. Slot attention begins
     at mu where `kld_method` is 'none', else at a sample, in training and evaluation alike, and 'var-V' holds sigma^2
-    near V. Training decodes `frames_per_part` frames at a time, which bounds the memory and changes no number beyond
-    rounding; None chooses: one on the CPU, whose caches it suits, all on a GPU.
+    near V.
     """
 
     def __init__(
@@ -102,21 +79,16 @@ class StoSAVi(SlotVideoEncoder):
         dropout: float = 0.1,
         frames_per_part: int | None = None,
     ):
-        if dec_channels[0] != slot_size:
-            raise ValueError(f"dec_channels={tuple(dec_channels)} must begin with slot_size={slot_size}")
         transformer = (pred_norm_first, pred_num_layers, pred_num_heads, pred_ffn_dim)
         super().__init__(
-            resolution,
+            lambda: ConvEncoder(enc_channels, enc_ks, enc_norm, resolution),
+            build_predictor(slot_size, slot_mlp_size, pred_type, pred_rnn, *transformer, pred_sg_every, dropout),
             clip_len,
             num_slots,
             slot_size,
             slot_mlp_size,
             num_iterations,
-            enc_channels,
-            enc_ks,
             enc_out_channels,
-            enc_norm,
-            build_predictor(slot_size, slot_mlp_size, pred_type, pred_rnn, *transformer, pred_sg_every, dropout),
             eps,
         )
         kernel_size = 2 * slot_size
@@ -124,13 +96,11 @@ class StoSAVi(SlotVideoEncoder):
         if kernel_mlp:
             layers += [nn.LayerNorm(kernel_size), nn.ReLU(), nn.Linear(kernel_size, kernel_size)]
         self.kernel_dist_layer = nn.Sequential(*layers)
-        self.decoder = BroadcastDecoder(dec_channels, dec_resolution, dec_ks, dec_norm, resolution)
-        self.decoder_pos_embedding = SoftPositionEmbed(slot_size, dec_resolution)
+        self.add_decoder(dec_channels, dec_resolution, dec_ks, dec_norm, resolution, frames_per_part)
         self.prior_variance = _prior_variance(kld_method)
         self.use_post_recon_loss = use_post_recon_loss
         self.post_recon_loss_w = post_recon_loss_w
         self.kld_loss_w = kld_loss_w
-        self.frames_per_part = frames_per_part
         self.noise: ShardedNoise | None = None
         """Set by a training run, so that the draws are a function of (seed, step); else the global generator draws."""
 
@@ -148,40 +118,9 @@ class StoSAVi(SlotVideoEncoder):
         terms = {"kld_loss": kld}
         total = self.kld_loss_w * kld
         if self.use_post_recon_loss:
-            terms["post_recon_loss"] = self._squared_error(track.slots, video) / video.numel()
+            terms["post_recon_loss"] = self.reconstruction_error(track.slots, video)
             total = total + self.post_recon_loss_w * terms["post_recon_loss"]
         return {"loss": total, **terms}
-
-    def decompose(self, batch: dict[str, Tensor], noise: Noise | None = None) -> Decomposition:
-        """Slots of all frames and their pictures, cut to [0, 1]; `clip_len` frames at a time."""
-        tracks = self._tracks(batch, noise)
-        slots, pictures = zip(*((track.slots, self.decode(track.slots)) for track in tracks))
-        recon, rgb, masks = (torch.cat(values, dim=1) for values in zip(*pictures))
-        return Decomposition(
-            recon=(recon / 2 + 0.5).clamp(0, 1),
-            masks=masks,
-            rgb=(rgb / 2 + 0.5).clamp(0, 1),
-            slots=torch.cat(slots, dim=1),
-        )
-
-    def extract(self, batch: dict[str, Tensor], noise: Noise | None = None) -> Float[Tensor, "B T N D"]:
-        """Slots of all frames, without pictures."""
-        return torch.cat([track.slots for track in self._tracks(batch, noise)], dim=1)
-
-    def decode(self, slots: Float[Tensor, "B T N D"]) -> Pictures:
-        """Pictures in [-1, 1] of slots, also of those that another model predicts."""
-        return decode_slots(slots, self.decoder, self.decoder_pos_embedding)
-
-    def _squared_error(self, slots: Float[Tensor, "B T N D"], video: Float[Tensor, "B T 3 H W"]) -> Float[Tensor, ""]:
-        """Summed over everything."""
-
-        def error(slots: Float[Tensor, "S N D"], frames: Float[Tensor, "S 3 H W"]) -> Float[Tensor, ""]:
-            return (self.decode(slots[None]).recon[0] - frames).square().sum()
-
-        frames = video.flatten(0, 1)
-        size = self.frames_per_part or (1 if video.device.type == "cpu" else len(frames))
-        parameters = [*self.decoder.parameters(), *self.decoder_pos_embedding.parameters()]
-        return sum_over_parts(error, (slots.flatten(0, 1), frames), (), parameters, size)
 
     def initial_slots(
         self, latents: Float[Tensor, "B N D"], noise: Noise
@@ -192,7 +131,3 @@ class StoSAVi(SlotVideoEncoder):
         if self.prior_variance is None:
             return mean, kernels
         return mean + (log_variance / 2).exp() * noise("kernel", tuple(mean.shape)), kernels
-
-    def _tracks(self, batch: dict[str, Tensor], noise: Noise | None) -> Iterator[Track]:
-        video = 2 * batch["video"] - 1
-        return self.track_clips(video, noise or standard_normal(video.device))

@@ -13,7 +13,7 @@ from core.nn.soft_position import SoftPositionEmbed
 from core.nn.summed_parts import sum_over_parts
 from core.types import Decomposition
 from slotformer.base_slots.models.decoder import BroadcastDecoder
-from slotformer.base_slots.models.savi import Pictures, decode_slots
+from slotformer.base_slots.models.pixel_autoencoder import Pictures, decode_slots
 from slotformer.framework.annealing import temporal_weights
 from slotformer.video_prediction.models.rollouter import SlotRollouter
 

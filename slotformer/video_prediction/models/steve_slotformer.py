@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from core.nn.noise import Noise, standard_exponential
 from slotformer.base_slots.models.dvae import DOWN_FACTOR, dVAE
-from slotformer.base_slots.models.steve import PICTURE_TAU
+from slotformer.base_slots.models.token_autoencoder import PICTURE_TAU
 from slotformer.base_slots.models.token_decoder import TokenDecoder
 from slotformer.video_prediction.models.rollouter import SlotRollouter
 from slotformer.video_prediction.models.slotformer import split_clip
