@@ -5,12 +5,12 @@ numbers: it is given the S frames alone, and the last layer makes only the token
 """
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Integer
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from core.data.loader import Batch
 from core.nn.transformer import TransformerEncoder
+from slotformer.framework.answers import answer_losses
 from slotformer.video_prediction.models.rollouter import position_codes
 
 KINDS_OF_CODES = ("sin", "learnable")
@@ -65,8 +65,3 @@ class PHYREReadout(nn.Module):
         # The original's token comes first. It has no position, so that its place is free: the encoder can stop at it.
         tokens = torch.cat([tokens, self.CLS.expand(len(slots), -1, -1).to(tokens)], dim=1)
         return self.cls_mlp(self.transformer_encoder(tokens, last=1)).flatten().float()
-
-
-def answer_losses(logits: Float[Tensor, "B"], label: Integer[Tensor, "B"]) -> Float[Tensor, "B"]:
-    """Of each trial."""
-    return F.binary_cross_entropy_with_logits(logits, label.float(), reduction="none")

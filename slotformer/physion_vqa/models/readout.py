@@ -11,10 +11,11 @@ Shapes: B videos, T frames, N slots, D slot size, F features. Differs from the o
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Integer
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from core.data.loader import Batch
+from slotformer.framework.answers import answer_losses
 
 AGGREGATES = ("max", "mean", "sum")
 
@@ -82,8 +83,3 @@ class PhysionReadout(nn.Module):
             uses, num_pairs = uses / num_pairs, 1.0
         summed = torch.einsum("kn,btnd->btkd", uses, slots).flatten(2)
         return F.linear(summed, self.linear1.weight, num_pairs * self.linear1.bias)
-
-
-def answer_losses(logits: Float[Tensor, "B"], label: Integer[Tensor, "B"]) -> Float[Tensor, "B"]:
-    """Of each video."""
-    return F.binary_cross_entropy_with_logits(logits, label.float(), reduction="none")
