@@ -103,6 +103,10 @@ class ClevrerQuestions:
         max_choice_len: int = 12,
         shuffle_slots: bool = False,
     ):
+        if not 1 <= num_frames <= video_len:
+            raise ValueError(
+                f"n_sample_frames={num_frames}: expected 1 to the {video_len} frames of a video (video_len)"
+            )
         self.path = Path(path)
         self.slots = slots
         self.num_frames = num_frames

@@ -23,13 +23,14 @@ class Chain:
     """What the commands of a chain share.
 
     `settings` are those of --set by the name of a configuration; those under "" go to all of them. `flags` are for all
-    scripts, `training_flags` for trainings. `fold` is PHYRE's.
+    scripts, `training_flags` for trainings, `script_flags` for one by its name. `fold` is PHYRE's.
     """
 
     data_root: Path = Path("data")
     settings: Mapping[str, Sequence[str]] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
     training_flags: tuple[str, ...] = ()
+    script_flags: Mapping[str, Sequence[str]] = field(default_factory=dict)
     fold: int = 0
 
     def run_name(self, config: str) -> str:
@@ -64,7 +65,7 @@ class Chain:
         """A script of a task's package, with the trained model of `config`."""
         task = script.partition("/")[0]
         words = [f"slotformer/{script}", "--params", _file(task, config), "--weight", self.weight(config)]
-        words += [*flags, *self.flags, *self._set(config, keys)]
+        words += [*flags, *self.script_flags.get(Path(script).stem, ()), *self.flags, *self._set(config, keys)]
         return Step(what, tuple(map(str, words)), (self.weight(config), *reads), tuple(writes))
 
     def settings_of(self, config: str, keys: Mapping[str, object]) -> list[str]:
@@ -182,7 +183,8 @@ def phyre(chain: Chain) -> Iterator[Step]:
 
 def _plan(chain: Chain, savi: str, model: str, readout: str, parts: Path) -> Step:
     """Confidence in every action of the test tasks, from three trained models."""
-    words = ["slotformer/phyre_planning/test_phyre_planning.py", *chain.flags]
+    script = "slotformer/phyre_planning/test_phyre_planning.py"
+    words = [script, *chain.script_flags.get(Path(script).stem, ()), *chain.flags]
     models = {"savi_": ("base_slots", savi), "": ("video_prediction", model), "task_cls_": ("phyre_planning", readout)}
     for prefix, (task, config) in models.items():
         words += [f"--{prefix}params", _file(task, config), f"--{prefix}weight", str(chain.weight(config))]

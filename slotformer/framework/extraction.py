@@ -163,7 +163,8 @@ def open_trained(
 def notes(checkpoint: State, params: BaseParams) -> Iterator[str]:
     """What about a checkpoint and the configuration deserves a second look."""
     if original.is_original(checkpoint):
-        if params.dataset in ("clevrer", "clevrer_slots") and not params.get("as_original", False):
+        sees_frames = "resolution" in params
+        if sees_frames and params.dataset in ("clevrer", "clevrer_slots") and not params.get("as_original", False):
             yield (
                 "the original's models have seen CLEVRER as blue, green, red. If this is such a weight, add --set "
                 "as_original=True"

@@ -37,6 +37,10 @@ def parse_arguments(words: Sequence[str]) -> Namespace:
     parser.add_argument("--fold", type=int, choices=range(FOLDS), default=0, help="of PHYRE (default: 0)")
     what = "settings of all configurations, or of CONFIG:KEY=VALUE"
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=what)
+    what = "flags of one script, as in rollout_clevrer_slots:num_observed=64"
+    parser.add_argument(
+        "--script_flags", nargs="+", action="extend", default=[], metavar="SCRIPT:FLAG=VALUE", help=what
+    )
     for flag in (*FOR_ALL, *FOR_TRAININGS):
         where = "of all commands" if flag in FOR_ALL else "of the trainings"
         parser.add_argument(f"--{flag}", action="store_true", help=f"flag {where}")
@@ -51,17 +55,26 @@ def chain_of(arguments: Namespace) -> Chain:
         named = colon and "=" not in config
         settings.setdefault(config if named else "", []).append(setting if named else word)
     for_all, for_trainings = _given(arguments, FOR_ALL), _given(arguments, FOR_TRAININGS)
-    return Chain(arguments.data_root, settings, for_all, for_trainings, arguments.fold)
+    script_flags: dict[str, list[str]] = {}
+    for word in arguments.script_flags:
+        script, colon, flag = word.partition(":")
+        if not colon or "=" not in flag:
+            raise ValueError(f"--script_flags {word!r}: expected SCRIPT:FLAG=VALUE")
+        script_flags.setdefault(script, []).append(f"--{flag}")
+    return Chain(arguments.data_root, settings, for_all, for_trainings, script_flags, arguments.fold)
 
 
 def _given(arguments: Namespace, flags: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"--{flag}" for flag in flags if getattr(arguments, flag))
 
 
-def check_settings(chain: Chain, steps: Sequence[Step]) -> None:
-    """Raises ValueError for settings of a configuration that is not used."""
+def check_names(chain: Chain, steps: Sequence[Step]) -> None:
+    """Raises ValueError for settings of a configuration, and flags of a script, that are not used."""
     from slotformer.framework.params import nearest
 
+    scripts = sorted({Path(step.words[0]).stem for step in steps})
+    if unknown := sorted(chain.script_flags.keys() - set(scripts)):
+        raise ValueError(f"--script_flags {unknown[0]}:...: no such script in this chain{nearest(unknown[0], scripts)}")
     used = sorted({Path(word).stem for step in steps for word in step.words if "/configs/" in word})
     if unknown := sorted(chain.settings.keys() - {*used, ""}):
         raise ValueError(f"--set {unknown[0]}:...: no such configuration in this chain{nearest(unknown[0], used)}")
@@ -79,7 +92,7 @@ def run(arguments: Namespace) -> int:
     """Run or list the steps; the exit code."""
     chain = chain_of(arguments)
     steps = list(CHAINS[arguments.chain](chain))
-    check_settings(chain, steps)
+    check_names(chain, steps)
     last = arguments.last or len(steps)
     if not arguments.first <= last <= len(steps):
         raise ValueError(

@@ -231,3 +231,8 @@ def test_question_types_and_answers_that_do_not_exist(tmp_path, path):
         ClevrerQuestions(path, vocabulary, SLOTS)
     with pytest.raises(DataError, match=r"nowhere\.json: no such file\. .*val\.json"):
         ClevrerQuestions(tmp_path / "nowhere.json", vocabulary, SLOTS)
+
+
+def test_more_frames_than_a_video_has(path):
+    with pytest.raises(ValueError, match=r"n_sample_frames=25: expected 1 to the 16 frames of a video"):
+        open_questions(path, num_frames=25, video_len=16)

@@ -58,12 +58,17 @@ def test_settings_reach_the_configurations_that_they_name(capsys: pytest.Capture
     assert all(command.count("slot_size=16") == 1 for command in commands)
     assert ["lr=1e-3" in command for command in commands] == [True, True, False]
     assert "   writes data/OBJ3D/obj3d_slots.h5  (not there)" in lines
+    assert run_chain.main(["obj3d", "--dry-run", "--script_flags", "test_vp:batch_size=2"]) == 0
+    commands = [line for line in capsys.readouterr().out.splitlines() if line.startswith("   python ")]
+    assert ["--batch_size=2" in command for command in commands] == [False, False, False, True]
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--set", "savi_obj3d_parms:lr=1"], "no such configuration in this chain; did you mean 'savi_obj3d_params'?"),
+        (["--script_flags", "test_pv:bs=1"], "no such script in this chain; did you mean 'test_vp'?"),
+        (["--script_flags", "test_vp"], "expected SCRIPT:FLAG=VALUE"),
         (["--first", "5"], "--first 5 --last 4: the steps of obj3d are 1 to 4"),
     ],
 )
