@@ -31,19 +31,20 @@ class Provenance:
         keys = self.decisive.keys()
         return config_differences({key: other.get(key) for key in keys}, {key: own[key] for key in keys})
 
-    def claim(self, folder: Path) -> None:
-        """Say in `folder`, which is made if missing, that its files are of this origin.
+    def claim(self, folder: Path, description: Path | None = None) -> None:
+        """Say in `folder`, which is made if missing, or in the file `description`, that its files are of this origin.
 
         DataError if they are of another one, or of none that is known.
         """
-        found = read_provenance(folder / FILE)
+        description = description or folder / FILE
+        found = read_provenance(description)
         if found is None and folder.is_dir() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
             raise DataError(
-                f"{folder}: holds files, but no {FILE} that says what made them. Move the folder away, or write "
-                "elsewhere"
+                f"{folder}: holds files, but no {description.name} that says what made them. Move the folder away, or "
+                "write elsewhere"
             )
         if found is None:
-            write_provenance(folder / FILE, self)
+            write_provenance(description, self)
         elif differences := self.differences(found):
             raise DataError(
                 f"{folder}: holds results of other weights or settings:\n  " + "\n  ".join(differences) + "\nUndo the "

@@ -10,7 +10,7 @@ from jaxtyping import install_import_hook
 
 import tests.typecheck
 
-install_import_hook(["clevrtex", "core", "emorl", "slotformer"], f"{tests.typecheck.__name__}.check")
+install_import_hook(["clevrtex", "core", "emorl", "slotdiffusion", "slotformer"], f"{tests.typecheck.__name__}.check")
 
 import fcntl
 import shutil
@@ -132,6 +132,13 @@ def videos(generated: Callable[..., Path]) -> Path:
         with replacing(lists["val"]) as partial:
             shutil.copyfile(lists["train"], partial)
     return folder
+
+
+@pytest.fixture(scope="session")
+def movi(generated: Callable[..., Path]) -> Path:
+    """Folder with MOVi-D and MOVi-Solid, small and noisy: six frames; of 30 videos three are for testing."""
+    words = "--scenes 30 --frames 6 --width 32 --height 32 --samples 1"
+    return generated("movi", f"movi-d {words}", f"movi-solid {words}")
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ A clip is a row (video, first frame); its `num_frames` frames lie `offset` apart
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Int64, UInt8
+from jaxtyping import Bool, Int64, Shaped
 
 Clips = Int64[np.ndarray, "C 2"]
 
@@ -80,8 +80,8 @@ def visualised_videos(num_samples: int, num_videos: int) -> Int64[np.ndarray, "N
 
 
 def cut_clips(
-    videos: UInt8[np.ndarray, "V L *rest"], clips: Clips, num_frames: int, offset: int
-) -> UInt8[np.ndarray, "C T *rest"]:
+    videos: Shaped[np.ndarray, "V L *rest"], clips: Clips, num_frames: int, offset: int
+) -> Shaped[np.ndarray, "C T *rest"]:
     """The frames of `clips`, copied out of a (memory-mapped) array of videos."""
     frames = clips[:, 1:] + np.arange(num_frames) * offset
     return np.asarray(videos[clips[:, :1], frames])

@@ -22,8 +22,6 @@ from slotformer.framework.flags import build_parser
 
 if TYPE_CHECKING:
     from core.data.clip_reader import ClipReader
-    from core.data.slot_writer import SlotWriter
-    from slotformer.framework.extraction import Trained
     from slotformer.framework.params import BaseParams
 
 SUBSETS = ("training", "readout", "test")
@@ -53,10 +51,16 @@ def parse_arguments(words: Sequence[str]) -> Namespace:
 def extract(arguments: Namespace, words: Sequence[str]) -> int:
     """Extract as the command line says; the exit code."""
     from core.data.slot_writer import SlotWriter
-    from core.training.launch import end_processes
     from core.training.signals import STOPPED_EXIT_CODE
     from slotformer import base_slots
-    from slotformer.framework.extraction import launched, link_beside, open_trained, read_params, videos_at_a_time
+    from slotformer.framework.extraction import (
+        launched,
+        link_beside,
+        open_trained,
+        read_params,
+        videos_at_a_time,
+        write_slots,
+    )
 
     params = read_params(arguments, base_slots, "StoSAVi", "STEVE")
     if (code := launched(arguments, params, words)) is not None:
@@ -66,29 +70,14 @@ def extract(arguments: Namespace, words: Sequence[str]) -> int:
     decisive = {"dataset": dataset, "data_root": params.data_root, "seed": arguments.seed}
     trained = open_trained(arguments, params, base_slots, decisive)
     path, names = arguments.save_path, {split: source.names for split, source in sources.items()}
-    writer = SlotWriter(path, trained.provenance)
-    is_done = writer.is_done(names)
+    is_done = SlotWriter(path, trained.provenance).is_done(names)
+    if trained.is_main and not is_done:
+        note_names(path, dataset)
     batch_size = videos_at_a_time(trained.model, trained.accelerator.device, arguments.bs)
-    if not is_done:
-        if trained.is_main:
-            writer.begin()
-            note_names(path, dataset)
-        trained.accelerator.wait_for_everyone()
-        missing = {
-            split: [index for index, name in enumerate(source.names) if not writer.has(split, name)]
-            for split, source in sources.items()
-        }
-        trained.accelerator.wait_for_everyone()  # all processes share out the same list
-        for split, source in sources.items():
-            if not extract_split(trained, writer, split, source, missing[split], arguments.seed, batch_size):
-                return STOPPED_EXIT_CODE
-        trained.report_speed()
-    end_processes(trained.accelerator)
+    if not write_slots(trained, path, sources, arguments.seed, batch_size):
+        return STOPPED_EXIT_CODE
+    trained.report_speed()
     if trained.is_main:
-        if is_done:
-            writer.remove_parts()
-        else:
-            writer.finish(names)
         counts = ", ".join(f"{split}: {len(found)}/{len(found)}" for split, found in names.items())
         print(f"{dataset}, {counts}: {path}{' was there already' if is_done else ''}")
         link = link_name(dataset, path)
@@ -113,39 +102,23 @@ def choose_dataset(params: "BaseParams", subset: str | None) -> str:
 
 def open_videos(params: "BaseParams", dataset: str) -> dict[str, "ClipReader"]:
     """The whole videos of every split. Raises DataError where two of a split have one name."""
-    from core.data.errors import DataError
     from slotformer.base_slots.data import open_data
 
     chosen = copy(params)
     chosen.dataset = dataset
     sources = {split: open_data(chosen, split, None) for split in SPLITS[dataset]}
+    check_names(sources)
+    return sources
+
+
+def check_names(sources: "Mapping[str, ClipReader]") -> None:
+    """Raises DataError where two videos of a split have one name."""
+    from core.data.errors import DataError
+
     for split, source in sources.items():
         if len(set(source.names)) < len(source):
             twice = next(name for name in source.names if source.names.count(name) > 1)
             raise DataError(f"{source.path}: {split} has two videos called {twice}, whose slots would have one name")
-    return sources
-
-
-def extract_split(
-    trained: "Trained",
-    writer: "SlotWriter",
-    split: str,
-    source: "ClipReader",
-    videos: Sequence[int],
-    seed: int,
-    batch_size: int,
-) -> bool:
-    """Add the slots of these videos to the writer; False if a signal stopped it."""
-    from slotformer.framework.extraction import video_noise
-
-    def add(batch: Mapping, indices: Sequence[int]) -> None:
-        names = [source.names[index] for index in indices]
-        device = batch["video"].device
-        noise = video_noise(seed, [f"{split}/{name}" for name in names], source.num_frames, device)
-        for name, slots in zip(names, trained.model.extract(batch, noise).float().cpu().numpy()):
-            writer.add(split, name, slots)
-
-    return trained.go_through(source, videos, batch_size, add, f"slots of {split}")
 
 
 def note_names(path: Path, dataset: str) -> None:

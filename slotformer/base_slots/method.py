@@ -108,8 +108,9 @@ class STEVEMethod(BaseMethod):
         path = self.params.dvae_dict.get("dvae_ckp_path")
         if not path or not Path(path).is_file():
             raise ParamsError(
-                f"dvae_dict.dvae_ckp_path: {path or 'no path'}: no such file. Train the dVAE first, with "
-                "dvae_physion_params.py, or name its weights with --set dvae_dict.dvae_ckp_path=FILE"
+                f"dvae_dict.dvae_ckp_path: {path or 'no path'}: no such file. Train the dVAE first, with a "
+                "configuration dvae_*_params.py for the same data, or name its weights with --set "
+                "dvae_dict.dvae_ckp_path=FILE"
             )
         load_weights(model.dvae, original.read_weights(Path(path), model.dvae), path)
 

@@ -1,8 +1,9 @@
 """Flags of the scripts that send data through a trained model; no torch here, so that misuse is answered at once."""
 
+import argparse
 from pathlib import Path
 
-from core.commandline import StrictParser
+from core.commandline import StrictParser, positive
 
 
 def build_parser(script: str, description: str) -> StrictParser:
@@ -18,3 +19,13 @@ def build_parser(script: str, description: str) -> StrictParser:
     parser.add_argument("--ddp", action="store_true", help=what)
     parser.add_argument("--local_rank", type=int, default=0, help="as older launchers pass it; has no effect")
     return parser
+
+
+def count_or_default(text: str) -> int:
+    """A flag's positive number, or -1 for what the script chooses."""
+    if text == "-1":
+        return -1
+    try:
+        return positive(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, or -1, found {text!r}") from None

@@ -34,7 +34,7 @@ class Method(Protocol):
         """What is logged beside the terms of the loss."""
 
     def videos(self, model: nn.Module) -> dict[str, Tensor]:
-        """uint8 (T, 3, H, W) to look at, of whole videos of the validation split."""
+        """uint8 (T, 3, H, W) to look at, of whole videos of the validation split; numbers found on the way, ()."""
 
 
 @runtime_checkable
@@ -46,6 +46,22 @@ class SampleMethod(Method, Protocol):
 
     def samples(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Values (n,) of single samples by the name of their score; n may differ between scores, and be 0."""
+
+
+@runtime_checkable
+class PreparingMethod(Method, Protocol):
+    """Of a model that needs more for its training than its weights."""
+
+    def prepare(self, model: nn.Module) -> None:
+        """Give it that, whether it begins or continues."""
+
+
+@runtime_checkable
+class FollowingMethod(Method, Protocol):
+    """Of a model to which something is done after the optimiser, such as averaging its weights."""
+
+    def after_step(self, model: nn.Module) -> None:
+        """Do it; after every step."""
 
 
 @runtime_checkable

@@ -27,6 +27,7 @@ from slotformer import original
 from slotformer.framework.checkpoints import PREFIX, SUFFIX, EpochFiles
 from slotformer.framework.optim import build_optimizer
 from slotformer.framework.params import BaseParams, ParamsError
+from slotformer.framework.tasks import FollowingMethod, PreparingMethod
 from slotformer.framework.validation import Validator
 
 CHECKPOINT = Path("checkpoint")
@@ -48,6 +49,8 @@ FREE = {
     "slot_root",
     "ddp_unused_params",
     "seed",
+    "load_mask",
+    "cache_latents",
 }
 """Keys that do not decide what is learnt, or are compared otherwise: they may change when a run is continued."""
 
@@ -210,6 +213,8 @@ class Run:
             self.method.initialise(model)
         if is_fresh and self.options.init:
             load_weights(model, original.read_weights(self.options.init, model), self.options.init)
+        if isinstance(self.method, PreparingMethod):
+            self.method.prepare(model)
         process, count = self.accelerator.process_index, self.accelerator.num_processes
         model.noise = ShardedNoise(derive_seed(self.seed, 1), process, count)
         return model.to(self.accelerator.device)
@@ -258,6 +263,7 @@ class Run:
             checkpoints=files,
             tracker=tracker,
         )
+        follows = isinstance(self.method, FollowingMethod)
         trainer = Trainer(
             model=model,
             optimizer=optimizer,
@@ -270,6 +276,7 @@ class Run:
             schedule=self._schedule(),
             clip_norm=params.clip_grad if params.clip_grad > 0 else None,
             accumulate=params.grad_accum_steps,
+            controllers=[lambda step, terms: self.method.after_step(model)] if follows else (),
             tracker=tracker,
             log_every=params.print_iter,
             log_means=True,

@@ -82,8 +82,11 @@ class Validator:
         """Videos to the log; on the main process only."""
         self.model.eval()
         with torch.no_grad():
-            for name, frames in self.method.videos(self.model).items():
-                self.tracker.video(step, f"val/{name}", frames, self.method.fps)
+            for name, found in self.method.videos(self.model).items():
+                if found.ndim:
+                    self.tracker.video(step, f"val/{name}", found, self.method.fps)
+                else:
+                    self.tracker.scalars(step, {f"val/{name}": found})
         self.model.train()
 
     def score(self, num_batches: int | None = None) -> dict[str, float]:

@@ -11,7 +11,6 @@ float64 [predicted frames], <name>.mp4 (and _mask, _bbox where masks are known) 
 interrupted.
 """
 
-import argparse
 import json
 import math
 import os
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.commandline import positive
 from core.outcome import exit_code_of
-from slotformer.framework.flags import build_parser
+from slotformer.framework.flags import build_parser, count_or_default
 
 if TYPE_CHECKING:
     from core.metrics.video_prediction import StepMeans
@@ -42,23 +41,14 @@ def parse_arguments(words: Sequence[str]) -> Namespace:
     """The command line. Ends the process if it cannot be understood."""
     parser = build_parser("slotformer/video_prediction/test_vp.py", __doc__)
     what = "clips at a time per process; -1 takes 12 for OBJ3D and 8 for CLEVRER (default: -1)"
-    parser.add_argument("--batch_size", type=_count, default=-1, metavar="N", help=what)
+    parser.add_argument("--batch_size", type=count_or_default, default=-1, metavar="N", help=what)
     what = f"only show so many clips; -1 scores all and shows {NUM_VIDEOS} (default: -1)"
-    parser.add_argument("--save_num", type=_count, default=-1, metavar="N", help=what)
+    parser.add_argument("--save_num", type=count_or_default, default=-1, metavar="N", help=what)
     what = "frames of a clip, seen and predicted (default: 50 for OBJ3D, 48 for CLEVRER)"
     parser.add_argument("--n_sample_frames", type=positive, metavar="N", help=what)
     what = "score as the original does where that is not right: see the README"
     parser.add_argument("--as_original", action="store_true", help=what)
     return parser.parse(words)
-
-
-def _count(text: str) -> int:
-    if text == "-1":
-        return -1
-    try:
-        return positive(text)
-    except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, or -1, found {text!r}") from None
 
 
 def evaluate(arguments: Namespace, words: Sequence[str]) -> int:

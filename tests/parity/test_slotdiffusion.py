@@ -9,42 +9,20 @@ from torch import Tensor
 from core.data.errors import DataError
 from core.data.movi import Movi
 from tests.parity.golden import Case, Check, cases, check_case
+from tests.parity.slotdiffusion_diffusion import CHECKS as DIFFUSION_CHECKS
+from tests.parity.slotdiffusion_encoders import CHECKS as ENCODER_CHECKS
+from tests.parity.slotdiffusion_generation import CHECKS as GENERATION_CHECKS
+from tests.parity.slotdiffusion_layout import CHECKS as LAYOUT_CHECKS
+from tests.parity.slotdiffusion_metrics import CHECKS as METRIC_CHECKS
+from tests.parity.slotdiffusion_vae import CHECKS as VAE_CHECKS
 from tests.parity.video_preprocessing import within_rounding
 from tests.video_files import write_frames
 
 SYSTEM = "slotdiffusion"
 
 PENDING = {
-    "comp-gen",
-    "cond-ddpm",
-    "dino-encoder",
-    "dvae",
-    "dvae-traj",
-    "ema",
-    "ldm",
     "ldm-slotformer",
-    "lpips-head",
-    "lr-schedule",
-    "metrics-img",
-    "metrics-seg",
-    "metrics-seg-overlap",
     "physion-readout",
-    "predictors",
-    "sa",
-    "sa-diffusion",
-    "savi",
-    "savi-diffusion",
-    "savi-diffusion-traj",
-    "savi-resnet",
-    "savi-traj",
-    "schedules",
-    "slate",
-    "state-layout",
-    "steve",
-    "steve-traj",
-    "unet",
-    "vqvae",
-    "vqvae-traj",
 }
 
 FOLDERS = {"train": "train", "val": "validation", "test": "test"}
@@ -117,6 +95,12 @@ CHECKS: dict[str, Check] = {
     "data-index": check_index,
     "data-movi": check_movi,
     "data-steve-movi": check_steve_movi,
+    **DIFFUSION_CHECKS,
+    **ENCODER_CHECKS,
+    **GENERATION_CHECKS,
+    **LAYOUT_CHECKS,
+    **METRIC_CHECKS,
+    **VAE_CHECKS,
 }
 
 

@@ -1,0 +1,1 @@
+"""Models of SlotDiffusion, and the parts that they are built from."""

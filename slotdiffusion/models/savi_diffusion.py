@@ -1,0 +1,157 @@
+"""SlotDiffusion for videos (Wu et al. 2023): slots as SAVi finds them, and latent diffusion that is told of them.
+
+Shapes: B videos, T frames, N slots, D slot size.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from core.nn.conv_blocks import Norm
+from core.nn.noise import Noise, ShardedNoise, standard_normal
+from core.types import Decomposition
+from slotdiffusion.models.features import build_features
+from slotdiffusion.models.latent_diffusion import LatentDiffusion
+from slotformer.base_slots.models.encoder import SlotVideoEncoder, Track
+from slotformer.base_slots.models.predictors import build_predictor
+from slotformer.framework.params import ParamsError
+
+
+class SAViDiffusion(SlotVideoEncoder):
+    """SlotDiffusion for videos of `resolution` (h, w).
+
+    See `build_features` for what it looks through, `LatentDiffusion` for `dec_dict`. The VQ-VAE begins untrained: load
+    its weights into `dm_decoder.vae.vqvae`, or those of a whole model. Raises ParamsError where `dec_dict` does not fit
+    the slots or the resolution.
+    """
+
+    def __init__(
+        self,
+        dec_dict: Mapping[str, Any],
+        resolution: tuple[int, int] = (128, 128),
+        clip_len: int = 3,
+        num_slots: int = 15,
+        slot_size: int = 192,
+        slot_mlp_size: int = 384,
+        num_iterations: int = 2,
+        enc_channels: tuple[int, ...] = (3, 64, 64, 64, 64),
+        enc_ks: int = 5,
+        enc_out_channels: int = 192,
+        enc_norm: Norm = "",
+        resnet: str = "",
+        use_layer4: bool = False,
+        replace_stride_with_dilation: tuple[bool, ...] = (False, False, False),
+        dino: str = "",
+        patch_size: int = 8,
+        small_size: bool = True,
+        pred_type: str = "transformer",
+        pred_rnn: bool = False,
+        pred_norm_first: bool = True,
+        pred_num_layers: int = 2,
+        pred_num_heads: int = 4,
+        pred_ffn_dim: int = 768,
+        pred_sg_every: int | None = None,
+        use_denoise_loss: bool = True,
+        denoise_loss_w: float = 1.0,
+        eps: float = 1e-6,
+        dropout: float = 0.1,
+        as_original: bool = False,
+    ):
+        if not use_denoise_loss:
+            raise ParamsError("loss_dict: use_denoise_loss=False leaves SlotDiffusion without a loss")
+        convolutions = (enc_channels, enc_ks, enc_norm)
+        residual, transformer = (resnet, use_layer4, replace_stride_with_dilation), (dino, patch_size, small_size)
+        predictor = (pred_type, pred_rnn, pred_norm_first, pred_num_layers, pred_num_heads, pred_ffn_dim, pred_sg_every)
+        super().__init__(
+            lambda: build_features(resolution, *convolutions, *residual, *transformer),
+            build_predictor(slot_size, slot_mlp_size, *predictor, dropout),
+            clip_len,
+            num_slots,
+            slot_size,
+            slot_mlp_size,
+            num_iterations,
+            enc_out_channels,
+            eps,
+        )
+        self.dm_decoder = LatentDiffusion(**dec_dict, as_original=as_original)
+        self.dm_decoder.check_fits(resolution, slot_size)
+        self.denoise_loss_w = denoise_loss_w
+        self.noise: ShardedNoise | None = None
+        """Set by a training run, so that the draws are a function of (seed, step); else the global generator draws."""
+
+    def loss(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        """`denoise_loss`, see `LatentDiffusion.loss`, for `batch["video"]` (B, T, 3, H, W) in [0, 1], whatever T.
+
+        Every frame has a time and noise of its own. `batch["latents"]` (B, T, C, h, w), if there, holds what the VQ-VAE
+        says of the frames. With an average of weights there is also its loss in eval mode, `denoise_loss_ema`.
+        """
+        video, decoder = 2 * batch["video"] - 1, self.dm_decoder
+        slots = self.track(video, standard_normal(video.device)).slots.flatten(0, 1)
+        clean = decoder.clean(batch)
+        loss = decoder.loss(clean, slots, self._draws(step, video))
+        terms = {"loss": self.denoise_loss_w * loss, "denoise_loss": loss}
+        if decoder.model_ema is not None and not self.training:
+            with torch.no_grad(), decoder.average_scope():
+                terms["denoise_loss_ema"] = decoder.loss(clean, slots, self._draws(step, video))
+        return terms
+
+    def decompose(
+        self,
+        batch: dict[str, Tensor],
+        noise: Noise | None = None,
+        steps: int | None = None,
+        same_noise: bool = False,
+    ) -> Decomposition:
+        """Slots of all frames, attention of the last iteration as masks, and what `generate` makes of the slots.
+
+        That is cut to [0, 1]; it takes much longer than all else: `segment` and `extract` do without.
+        """
+        video = batch["video"]
+        tracks = list(self._tracks(video))
+        slots = torch.cat([track.slots for track in tracks], dim=1)
+        masks = torch.cat([self.masks(track, video.shape[-2:]) for track in tracks], dim=1)
+        recon = self.generate(slots, noise or standard_normal(video.device), steps, same_noise)
+        return Decomposition(recon=(recon / 2 + 0.5).clamp(0, 1), masks=masks, slots=slots)
+
+    def segment(self, batch: dict[str, Tensor]) -> Float[Tensor, "B T N H W"]:
+        """The masks of `decompose` alone. Nothing is drawn."""
+        size = batch["video"].shape[-2:]
+        return torch.cat([self.masks(track, size) for track in self._tracks(batch["video"])], dim=1)
+
+    def extract(self, batch: dict[str, Tensor], noise: Noise | None = None) -> Float[Tensor, "B T N D"]:
+        """Slots of all frames, without masks and pictures. Nothing is drawn."""
+        return torch.cat([track.slots for track in self._tracks(batch["video"])], dim=1)
+
+    def generate(
+        self, slots: Float[Tensor, "B T N D"], noise: Noise, steps: int | None = None, same_noise: bool = False
+    ) -> Float[Tensor, "B T 3 H W"]:
+        """Pictures of slots, also of mixed or predicted ones, in [-1, 1] but for errors.
+
+        By DPM-Solver++ with `steps` evaluations (see `LatentDiffusion.sample_states`) and the average of weights, if
+        there is one; `clip_len` frames of each video at a time. The draw `start` is (B, T, C, h, w), or with
+        `same_noise` (1, C, h, w) for all frames.
+        """
+        decoder, frames = self.dm_decoder, slots.flatten(0, 1)
+        size = (decoder.channels, *decoder.resolution)
+        if same_noise:
+            starts = noise("start", (1, *size)).expand(len(frames), *size)
+        else:
+            starts = noise("start", (*slots.shape[:2], *size)).flatten(0, 1)
+        together = len(slots) * self.clip_len
+        with decoder.average_scope():
+            pictures = [
+                decoder.sample(few, lambda name, shape, start=start: start, steps=steps)
+                for few, start in zip(frames.split(together), starts.split(together))
+            ]
+        return torch.cat(pictures).unflatten(0, slots.shape[:2])
+
+    def _draws(self, step: int, video: Float[Tensor, "B T 3 H W"]) -> Noise:
+        """Of frames, a row of each video."""
+        noise = self.noise.at(step, video.device) if self.noise else standard_normal(video.device)
+        return lambda name, shape: noise(name, (*video.shape[:2], *shape[1:])).flatten(0, 1)
+
+    def _tracks(self, video: Float[Tensor, "B T 3 H W"]) -> Iterator[Track]:
+        return self.track_clips(2 * video - 1, standard_normal(video.device))

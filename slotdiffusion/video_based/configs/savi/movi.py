@@ -1,0 +1,64 @@
+"""SAVi on MOVi, as SlotDiffusion compares itself with it."""
+
+from slotdiffusion.video_based.configs.movi import dataset_of, encoder_of, level_of, slots_of
+from slotformer.framework.params import BaseParams
+
+
+def make_params(level: str) -> type[BaseParams]:
+    """For MOVi-`level`: d, e, solid or tex."""
+
+    class SlotAttentionParams(BaseParams):
+        """SAVi."""
+
+        project = "SlotDiffusion"
+
+        # Training.
+        gpus = 1
+        max_epochs = 30
+        save_interval = 0.25
+        save_epoch_end = True
+        eval_interval = 1
+        n_samples = 8
+
+        optimizer = "Adam"
+        lr = 1e-4
+        clip_grad = 0.05
+        warmup_steps_pct = 0.025
+
+        # Data.
+        dataset = dataset_of(level)
+        data_root = "./data/MOVi"
+        movi_level = level_of(level)
+        n_sample_frames = 3
+        frame_offset = 1  # no frame is left out
+        video_len = 24
+        load_mask = True
+        train_batch_size = 32 // gpus
+        val_batch_size = train_batch_size * 2
+        num_workers = 8
+
+        # Model.
+        model = "SAVi"
+        resolution = (128, 128)
+        input_frames = n_sample_frames
+
+        num_slots = slots_of(level)
+        slot_size = 192
+        slot_dict = dict(num_slots=num_slots, slot_size=slot_size, slot_mlp_size=slot_size * 2, num_iterations=2)
+        enc_dict = encoder_of(level, slot_size)
+        dec_dict = dict(dec_channels=(slot_size, 64, 64, 64, 64), dec_resolution=(8, 8), dec_ks=5, dec_norm="")
+        pred_dict = dict(
+            pred_type="transformer",
+            pred_rnn=False,
+            pred_norm_first=True,
+            pred_num_layers=2,
+            pred_num_heads=4,
+            pred_ffn_dim=slot_size * 4,
+            pred_sg_every=None,
+        )
+
+        # Loss.
+        loss_dict = dict(use_img_recon_loss=True)
+        img_recon_loss_w = 1.0
+
+    return SlotAttentionParams

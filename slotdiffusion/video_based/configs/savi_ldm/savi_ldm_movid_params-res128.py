@@ -1,0 +1,5 @@
+"""SlotDiffusion, on MOVi-D: the keys are in movi.py."""
+
+from slotdiffusion.video_based.configs.savi_ldm.movi import make_params
+
+SlotAttentionParams = make_params("d")

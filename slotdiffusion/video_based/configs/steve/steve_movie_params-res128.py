@@ -1,0 +1,5 @@
+"""STEVE, on MOVi-E: the keys are in movi.py."""
+
+from slotdiffusion.video_based.configs.steve.movi import make_params
+
+SlotAttentionParams = make_params("e")
