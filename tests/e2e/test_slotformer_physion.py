@@ -138,6 +138,7 @@ def test_a_run_leaves_weights_scores_and_videos(trained: Path, slots: list[str])
     assert best["step"] == validated[found.index(max(found))]["step"]
 
 
+@pytest.mark.slow
 def test_killed_and_continued_the_run_is_the_same(run: Runner, slots: list[str], trained: Path, tmp_path: Path) -> None:
     settings = ("save_interval=0.5", "num_workers=0")
 
@@ -154,12 +155,14 @@ def test_killed_and_continued_the_run_is_the_same(run: Runner, slots: list[str],
     assert_same_weights(parts, trained)
 
 
+@pytest.mark.slow
 def test_resident_slots_give_the_same_run(run: Runner, slots: list[str], trained: Path, tmp_path: Path) -> None:
     succeed(run(*train_words(slots, "resident", "--resident"), cwd=tmp_path))
     assert losses(tmp_path / "checkpoint" / "resident") == losses(trained)
     assert_same_weights(tmp_path / "checkpoint" / "resident", trained)
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(run: Runner, slots: list[str], trained: Path, tmp_path: Path) -> None:
     words = train_words(slots, "two", "--ddp", settings=("train_batch_size=2", "gpus=2"))
     succeed(run(*words, cwd=tmp_path))
@@ -263,6 +266,7 @@ def test_one_weight_of_the_original(run: Runner, slots: list[str], trained: Path
     assert {key: report[key] for key in expected} == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_answers_of_two_processes_are_those_of_one(
     run: Runner, slots: list[str], trained: Path, tmp_path: Path
 ) -> None:
@@ -277,6 +281,7 @@ def test_answers_of_two_processes_are_those_of_one(
 # The documents' chain
 
 
+@pytest.mark.slow
 def test_rollouts_beside_the_weight_are_what_the_configuration_names(run: Runner, data: Path, tmp_path: Path) -> None:
     models = tmp_path / "checkpoint" / DYNAMICS / "models"
     models.mkdir(parents=True)
