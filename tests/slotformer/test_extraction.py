@@ -125,11 +125,13 @@ def test_data_sets_and_subsets():
 
 
 def test_what_deserves_a_second_look():
-    clevrer = BaseParams({"dataset": "clevrer", "dvae_dict": {"dvae_ckp_path": "a", "vocab_size": 4}, "lr": 1.0})
+    dvae = {"dvae_ckp_path": "a", "vocab_size": 4}
+    clevrer = BaseParams({"dataset": "clevrer", "dvae_dict": dvae, "lr": 1.0, "resolution": (64, 64)})
     bare = {"encoder.weight": torch.zeros(1)}
     assert "blue, green, red" in next(notes(bare, clevrer))
-    assert list(notes(bare, BaseParams({"dataset": "clevrer", "as_original": True}))) == []
-    assert list(notes(bare, BaseParams({"dataset": "obj3d"}))) == []
+    assert list(notes(bare, BaseParams({**clevrer.to_dict(), "as_original": True}))) == []
+    assert list(notes(bare, BaseParams({**clevrer.to_dict(), "dataset": "obj3d"}))) == []
+    assert list(notes(bare, BaseParams({"dataset": "clevrer_slots"}))) == [], "Aloe, which sees no frames"
     saved = {**clevrer.to_dict(), "dataset": "obj3d", "num_workers": 3}
     saved["dvae_dict"] = {"dvae_ckp_path": "b", "vocab_size": 4}
     assert list(notes({"params": saved, "model": bare}, clevrer)) == []
