@@ -185,3 +185,10 @@ def test_configurations_of_emorl_build_their_model(path):
 
 def test_there_are_configurations():
     assert len(CONFIGS) >= 14
+
+
+def test_modules_of_tests_have_names_of_their_own():
+    """Without a package around it a test file is a module by its bare name, in processes that it starts as well."""
+    bare = [path for path in in_folder("tests") if path.parent != ROOT / "tests" and path.name != "__init__.py"]
+    names = [path.stem for path in bare if not (path.parent / "__init__.py").exists()]
+    assert sorted(name for name in set(names) if names.count(name) > 1) == []
