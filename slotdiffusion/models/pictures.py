@@ -19,7 +19,16 @@ def as_videos(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class OfPictures:
-    """What a model of pictures inherits before the model of videos that it is for a single frame."""
+    """What a model of pictures inherits before the model of videos that it is for a single frame.
+
+    `options` are those of the model of videos.
+    """
+
+    def __init__(
+        self, num_slots: int = 11, num_iterations: int = 3, clip_len: int = 1, pred_type: str = "none", **options: Any
+    ):
+        settings = {"num_slots": num_slots, "num_iterations": num_iterations, "clip_len": clip_len}
+        super().__init__(**settings, pred_type=pred_type, **options)
 
     def loss(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         """The terms of the model of videos for `batch["image"]` (B, 3, H, W) in [0, 1]."""

@@ -3,69 +3,34 @@
 Shapes: B videos, T frames, N slots, D slot size.
 """
 
+from typing import Any
+
 from torch import Tensor
 
 from core.nn.conv_blocks import Norm
 from core.nn.noise import standard_normal
-from slotdiffusion.models.features import build_features
+from slotdiffusion.models.slot_encoder import SlotEncoder
 from slotformer.base_slots.models.pixel_autoencoder import PixelAutoencoder
-from slotformer.base_slots.models.predictors import build_predictor
 
 
-class SAVi(PixelAutoencoder):
-    """SAVi for videos of `resolution` (h, w); nothing is drawn. See `build_features` for what it looks through."""
+class SAVi(SlotEncoder, PixelAutoencoder):
+    """SAVi for videos of `resolution` (h, w); nothing is drawn. `options` are those of `SlotEncoder`."""
 
     def __init__(
         self,
         resolution: tuple[int, int] = (128, 128),
-        clip_len: int = 3,
-        num_slots: int = 15,
-        slot_size: int = 192,
-        slot_mlp_size: int = 384,
-        num_iterations: int = 2,
-        enc_channels: tuple[int, ...] = (3, 64, 64, 64, 64),
-        enc_ks: int = 5,
-        enc_out_channels: int = 192,
-        enc_norm: Norm = "",
-        resnet: str = "",
-        use_layer4: bool = False,
-        replace_stride_with_dilation: tuple[bool, ...] = (False, False, False),
-        dino: str = "",
-        patch_size: int = 8,
-        small_size: bool = True,
         dec_channels: tuple[int, ...] = (192, 64, 64, 64, 64),
         dec_resolution: tuple[int, int] = (8, 8),
         dec_ks: int = 5,
         dec_norm: Norm = "",
-        pred_type: str = "transformer",
-        pred_rnn: bool = False,
-        pred_norm_first: bool = True,
-        pred_num_layers: int = 2,
-        pred_num_heads: int = 4,
-        pred_ffn_dim: int = 768,
-        pred_sg_every: int | None = None,
         use_img_recon_loss: bool = True,
         img_recon_loss_w: float = 1.0,
-        eps: float = 1e-6,
-        dropout: float = 0.1,
         frames_per_part: int | None = None,
+        **options: Any,
     ):
         if not use_img_recon_loss:
             raise ValueError("loss_dict: use_img_recon_loss=False leaves SAVi without a loss")
-        convolutions = (enc_channels, enc_ks, enc_norm)
-        residual, transformer = (resnet, use_layer4, replace_stride_with_dilation), (dino, patch_size, small_size)
-        predictor = (pred_type, pred_rnn, pred_norm_first, pred_num_layers, pred_num_heads, pred_ffn_dim, pred_sg_every)
-        super().__init__(
-            lambda: build_features(resolution, *convolutions, *residual, *transformer),
-            build_predictor(slot_size, slot_mlp_size, *predictor, dropout),
-            clip_len,
-            num_slots,
-            slot_size,
-            slot_mlp_size,
-            num_iterations,
-            enc_out_channels,
-            eps,
-        )
+        super().__init__(resolution=resolution, **options)
         self.add_decoder(dec_channels, dec_resolution, dec_ks, dec_norm, resolution, frames_per_part)
         self.img_recon_loss_w = img_recon_loss_w
 

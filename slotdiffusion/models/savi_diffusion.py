@@ -10,72 +10,35 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from core.nn.conv_blocks import Norm
 from core.nn.noise import Noise, ShardedNoise, standard_normal
 from core.types import Decomposition
-from slotdiffusion.models.features import build_features
 from slotdiffusion.models.latent_diffusion import LatentDiffusion
-from slotformer.base_slots.models.encoder import SlotVideoEncoder, Track
-from slotformer.base_slots.models.predictors import build_predictor
+from slotdiffusion.models.slot_encoder import SlotEncoder
+from slotformer.base_slots.models.encoder import Track
 from slotformer.framework.params import ParamsError
 
 
-class SAViDiffusion(SlotVideoEncoder):
+class SAViDiffusion(SlotEncoder):
     """SlotDiffusion for videos of `resolution` (h, w).
 
-    See `build_features` for what it looks through, `LatentDiffusion` for `dec_dict`. The VQ-VAE begins untrained: load
-    its weights into `dm_decoder.vae.vqvae`, or those of a whole model. Raises ParamsError where `dec_dict` does not fit
-    the slots or the resolution.
+    `options` are those of `SlotEncoder`; see `LatentDiffusion` for `dec_dict`. The VQ-VAE begins untrained: load its
+    weights into `dm_decoder.vae.vqvae`, or those of a whole model. Raises ParamsError where `dec_dict` does not fit the
+    slots or the resolution.
     """
 
     def __init__(
         self,
         dec_dict: Mapping[str, Any],
         resolution: tuple[int, int] = (128, 128),
-        clip_len: int = 3,
-        num_slots: int = 15,
         slot_size: int = 192,
-        slot_mlp_size: int = 384,
-        num_iterations: int = 2,
-        enc_channels: tuple[int, ...] = (3, 64, 64, 64, 64),
-        enc_ks: int = 5,
-        enc_out_channels: int = 192,
-        enc_norm: Norm = "",
-        resnet: str = "",
-        use_layer4: bool = False,
-        replace_stride_with_dilation: tuple[bool, ...] = (False, False, False),
-        dino: str = "",
-        patch_size: int = 8,
-        small_size: bool = True,
-        pred_type: str = "transformer",
-        pred_rnn: bool = False,
-        pred_norm_first: bool = True,
-        pred_num_layers: int = 2,
-        pred_num_heads: int = 4,
-        pred_ffn_dim: int = 768,
-        pred_sg_every: int | None = None,
         use_denoise_loss: bool = True,
         denoise_loss_w: float = 1.0,
-        eps: float = 1e-6,
-        dropout: float = 0.1,
         as_original: bool = False,
+        **options: Any,
     ):
         if not use_denoise_loss:
             raise ParamsError("loss_dict: use_denoise_loss=False leaves SlotDiffusion without a loss")
-        convolutions = (enc_channels, enc_ks, enc_norm)
-        residual, transformer = (resnet, use_layer4, replace_stride_with_dilation), (dino, patch_size, small_size)
-        predictor = (pred_type, pred_rnn, pred_norm_first, pred_num_layers, pred_num_heads, pred_ffn_dim, pred_sg_every)
-        super().__init__(
-            lambda: build_features(resolution, *convolutions, *residual, *transformer),
-            build_predictor(slot_size, slot_mlp_size, *predictor, dropout),
-            clip_len,
-            num_slots,
-            slot_size,
-            slot_mlp_size,
-            num_iterations,
-            enc_out_channels,
-            eps,
-        )
+        super().__init__(resolution=resolution, slot_size=slot_size, **options)
         self.dm_decoder = LatentDiffusion(**dec_dict, as_original=as_original)
         self.dm_decoder.check_fits(resolution, slot_size)
         self.denoise_loss_w = denoise_loss_w

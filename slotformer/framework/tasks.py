@@ -90,6 +90,20 @@ def rebuild_model(task: str, params: Mapping[str, Any]) -> nn.Module:
     return importlib.import_module(task).build_model(BaseParams(params))
 
 
+def arguments_of(model: type) -> dict[str, inspect.Parameter]:
+    """Of the constructor; where it ends in `**options`, also those of the next constructor that it hands them to."""
+    found: dict[str, inspect.Parameter] = {}
+    for ancestor in model.__mro__:
+        if "__init__" not in vars(ancestor):
+            continue
+        _, *parameters = inspect.signature(ancestor.__init__).parameters.values()
+        named = [parameter for parameter in parameters if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
+        found = {parameter.name: parameter for parameter in named} | found
+        if len(named) == len(parameters):
+            break
+    return found
+
+
 def construct(
     model: type[nn.Module], params: BaseParams, dicts: Sequence[str], ignored: Collection[str] = (), **others: Any
 ) -> nn.Module:
@@ -98,7 +112,7 @@ def construct(
     Entries that are `ignored` say something else. Raises ParamsError for an entry that is no argument of the model, and
     for one that it lacks.
     """
-    known = inspect.signature(model).parameters
+    known = arguments_of(model)
     arguments = {key: params.get(key) for key in known if key in params} | others
     for name in dicts:
         for key, value in params.get(name, {}).items():

@@ -1,6 +1,7 @@
 """Checkpoint files, signs of collapse, optimisers and seeds of SlotFormer's training."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -106,6 +107,21 @@ def test_models_are_made_from_dicts_and_keys():
         construct(Toy, BaseParams({"net_dict": {"withd": 3}}), ("net_dict",))
     with pytest.raises(ParamsError, match="Toy needs width: add it to the configuration"):
         construct(Toy, BaseParams(), ("net_dict",))
+
+
+class DeepToy(Toy):
+    def __init__(self, depth: int = 7, height: int = 1, **options: Any):
+        super().__init__(depth=depth, **options)
+        self.height = height
+
+
+def test_options_that_a_model_hands_on_are_arguments_too():
+    model = construct(DeepToy, BaseParams({"net_dict": {"width": 3, "height": 5}}), ("net_dict",))
+    assert (model.height, model.given) == (5, (3, 7, 1.0, ()))
+    with pytest.raises(ParamsError, match="DeepToy has no 'withd'; did you mean 'width'"):
+        construct(DeepToy, BaseParams({"net_dict": {"withd": 3}}), ("net_dict",))
+    with pytest.raises(ParamsError, match="DeepToy needs width"):
+        construct(DeepToy, BaseParams({"net_dict": {"height": 3}}), ("net_dict",))
 
 
 def test_noise_of_an_image_is_its_own_in_any_batch():

@@ -61,21 +61,14 @@ class STEVE(TokenAutoencoder):
         super().__init__(
             lambda: ConvEncoder(enc_channels, enc_ks, enc_norm, resolution),
             build_predictor(slot_size, slot_mlp_size, pred_type, pred_rnn, *transformer, pred_sg_every, dropout),
-            resolution,
             clip_len,
             num_slots,
             slot_size,
             slot_mlp_size,
             num_iterations,
             enc_out_channels,
-            down_factor,
-            vocab_size,
-            dec_num_layers,
-            dec_num_heads,
-            dec_d_model,
-            use_img_recon_loss,
-            token_recon_loss_w,
-            img_recon_loss_w,
             eps,
-            dropout,
         )
+        decoder = (dec_num_layers, dec_num_heads, dec_d_model, dropout)
+        self.add_token_decoder(resolution, down_factor, vocab_size, *decoder)
+        self.set_losses(use_img_recon_loss, token_recon_loss_w, img_recon_loss_w)

@@ -4,12 +4,12 @@ Shapes: B videos, T frames, N slots, D slot size, L words of a frame, V the voca
 with equal numbers, in what `encoder`, `token_decoder` and `dvae` say of themselves.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.nn.noise import Noise, ShardedNoise, exponential, standard_exponential, standard_normal
 from core.types import Decomposition
@@ -25,32 +25,22 @@ PICTURE_TAU = 0.1
 class TokenAutoencoder(SlotVideoEncoder):
     """A slot encoder, a frozen dVAE of `vocab_size` words, and a decoder from slots to the words of a frame.
 
-    Pictures are of `resolution` (h, w). The dVAE begins untrained: load its weights into `dvae`, or those of a whole
-    model.
+    A model adds the two by `add_token_decoder`. The dVAE begins untrained: load its weights into `dvae`, or those of a
+    whole model.
     """
 
-    def __init__(
+    def add_token_decoder(
         self,
-        make_encoder: Callable[[], nn.Module],
-        predictor: nn.Module | None,
         resolution: tuple[int, int],
-        clip_len: int,
-        num_slots: int,
-        slot_size: int,
-        slot_mlp_size: int,
-        num_iterations: int,
-        enc_out_channels: int,
         down_factor: int,
         vocab_size: int,
         dec_num_layers: int,
         dec_num_heads: int,
         dec_d_model: int,
-        use_img_recon_loss: bool,
-        token_recon_loss_w: float,
-        img_recon_loss_w: float,
-        eps: float,
         dropout: float,
-    ):
+    ) -> None:
+        """The last part but one of the constructor. Raises ValueError where sizes do not fit."""
+        slot_size = self.init_latents.shape[-1]
         if down_factor != DOWN_FACTOR:
             raise ValueError(
                 f"down_factor={down_factor}: a word of the dVAE describes {DOWN_FACTOR}x{DOWN_FACTOR} pixels"
@@ -59,21 +49,13 @@ class TokenAutoencoder(SlotVideoEncoder):
             raise ValueError(
                 f"dec_d_model={dec_d_model} must be slot_size={slot_size}: the decoder reads slots as they are"
             )
-        super().__init__(
-            make_encoder,
-            predictor,
-            clip_len,
-            num_slots,
-            slot_size,
-            slot_mlp_size,
-            num_iterations,
-            enc_out_channels,
-            eps,
-        )
         self.words_size = (resolution[0] // DOWN_FACTOR, resolution[1] // DOWN_FACTOR)
         num_tokens = self.words_size[0] * self.words_size[1]
         self.dvae = dVAE(vocab_size).requires_grad_(False)
         self.trans_decoder = TokenDecoder(vocab_size, dec_d_model, dec_num_heads, dec_num_layers, num_tokens, dropout)
+
+    def set_losses(self, use_img_recon_loss: bool, token_recon_loss_w: float, img_recon_loss_w: float) -> None:
+        """The last part of the constructor: the terms of the loss, and their weights."""
         self.use_img_recon_loss = use_img_recon_loss
         self.token_recon_loss_w = token_recon_loss_w
         self.img_recon_loss_w = img_recon_loss_w
