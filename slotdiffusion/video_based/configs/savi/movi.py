@@ -1,5 +1,6 @@
 """SAVi on MOVi, as SlotDiffusion compares itself with it."""
 
+from slotdiffusion.configs.latent import predictor_dict
 from slotdiffusion.video_based.configs.movi import dataset_of, encoder_of, level_of, slots_of
 from slotformer.framework.params import BaseParams
 
@@ -47,15 +48,7 @@ def make_params(level: str) -> type[BaseParams]:
         slot_dict = dict(num_slots=num_slots, slot_size=slot_size, slot_mlp_size=slot_size * 2, num_iterations=2)
         enc_dict = encoder_of(level, slot_size)
         dec_dict = dict(dec_channels=(slot_size, 64, 64, 64, 64), dec_resolution=(8, 8), dec_ks=5, dec_norm="")
-        pred_dict = dict(
-            pred_type="transformer",
-            pred_rnn=False,
-            pred_norm_first=True,
-            pred_num_layers=2,
-            pred_num_heads=4,
-            pred_ffn_dim=slot_size * 4,
-            pred_sg_every=None,
-        )
+        pred_dict = predictor_dict(slot_size)
 
         # Loss.
         loss_dict = dict(use_img_recon_loss=True)

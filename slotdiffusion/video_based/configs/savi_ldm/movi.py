@@ -1,5 +1,6 @@
 """SlotDiffusion on MOVi: slots as SAVi finds them, and latent diffusion that is told of them."""
 
+from slotdiffusion.configs.latent import diffusion_decoder_dict, predictor_dict
 from slotdiffusion.video_based.configs.movi import dataset_of, encoder_of, level_of, slots_of
 from slotformer.framework.params import BaseParams
 
@@ -48,66 +49,9 @@ def make_params(level: str) -> type[BaseParams]:
         slot_size = 192
         slot_dict = dict(num_slots=num_slots, slot_size=slot_size, slot_mlp_size=slot_size * 2, num_iterations=2)
         enc_dict = encoder_of(level, slot_size)
-        pred_dict = dict(
-            pred_type="transformer",
-            pred_rnn=False,
-            pred_norm_first=True,
-            pred_num_layers=2,
-            pred_num_heads=4,
-            pred_ffn_dim=slot_size * 4,
-            pred_sg_every=None,
-        )
+        pred_dict = predictor_dict(slot_size)
 
-        dec_dict = dict(
-            resolution=(resolution[0] // 4, resolution[1] // 4),
-            vae_dict=dict(
-                vae_type="VQVAE",
-                enc_dec_dict=dict(
-                    resolution=resolution[0],
-                    in_channels=3,
-                    z_channels=3,
-                    ch=64,
-                    ch_mult=[1, 2, 4],
-                    num_res_blocks=2,
-                    attn_resolutions=[],
-                    out_ch=3,
-                    dropout=0.0,
-                ),
-                vq_dict=dict(n_embed=4096, embed_dim=3, percept_loss_w=1.0),
-                vqvae_ckp_path=f"./pretrained/vqvae_movi{level}_params-res128.pth",
-            ),
-            unet_dict=dict(
-                in_channels=3,
-                model_channels=128,
-                out_channels=3,
-                num_res_blocks=2,
-                attention_resolutions=(8, 4, 2),
-                dropout=0.1,
-                channel_mult=(1, 2, 3, 4),
-                dims=2,
-                use_checkpoint=False,
-                num_head_channels=32,
-                resblock_updown=False,
-                conv_resample=True,
-                transformer_depth=1,
-                context_dim=slot_size,
-                n_embed=None,
-            ),
-            use_ema=False,
-            diffusion_dict=dict(
-                pred_target="eps",
-                z_scale_factor=1.0,
-                timesteps=1000,
-                beta_schedule="linear",
-                linear_start=0.0015,
-                linear_end=0.0195,
-                cosine_s=8e-3,
-                log_every_t=200,
-                logvar_init=0.0,
-            ),
-            conditioning_key="crossattn",
-            cond_stage_key="slots",
-        )
+        dec_dict = diffusion_decoder_dict(resolution, slot_size, f"./pretrained/vqvae_movi{level}_params-res128.pth")
 
         # Loss.
         loss_dict = dict(use_denoise_loss=True)

@@ -1,5 +1,6 @@
 """STEVE on MOVi, as SlotDiffusion compares itself with it."""
 
+from slotdiffusion.configs.latent import predictor_dict
 from slotdiffusion.video_based.configs.movi import dataset_of, encoder_of, level_of, slots_of
 from slotformer.framework.params import BaseParams
 
@@ -53,15 +54,7 @@ def make_params(level: str) -> type[BaseParams]:
             dvae_ckp_path=f"./pretrained/dvae_movi{level}_params-res128.pth",
         )
         dec_dict = dict(dec_num_layers=8, dec_num_heads=4, dec_d_model=slot_size)
-        pred_dict = dict(
-            pred_type="transformer",
-            pred_rnn=False,
-            pred_norm_first=True,
-            pred_num_layers=2,
-            pred_num_heads=4,
-            pred_ffn_dim=slot_size * 4,
-            pred_sg_every=None,
-        )
+        pred_dict = predictor_dict(slot_size)
 
         # Loss.
         loss_dict = dict(use_img_recon_loss=False)

@@ -1,5 +1,6 @@
 """The VQ-VAE of SlotDiffusion on MOVi: latents of frames, one for 4x4 pixels, and codes for them."""
 
+from slotdiffusion.configs.latent import autoencoder_dict, quantiser_dict
 from slotdiffusion.video_based.configs.movi import dataset_of, level_of
 from slotformer.framework.params import BaseParams
 
@@ -40,22 +41,12 @@ def make_params(level: str) -> type[BaseParams]:
         model = "VQVAE"
         resolution = (128, 128)
 
-        enc_dec_dict = dict(
-            resolution=resolution[0],
-            in_channels=3,
-            z_channels=3,
-            ch=64,
-            ch_mult=[1, 2, 4],  # a latent describes 4x4 pixels
-            num_res_blocks=2,
-            attn_resolutions=[],
-            out_ch=3,
-            dropout=0.0,
-        )
+        enc_dec_dict = autoencoder_dict(resolution)
 
         # Loss. Without perceptual loss, which needs LPIPS, pictures are compared by squared, not absolute, errors.
         recon_loss_w = 1.0
         quant_loss_w = 1.0
         percept_loss_w = 1.0
-        vq_dict = dict(n_embed=4096, embed_dim=3, percept_loss_w=percept_loss_w)
+        vq_dict = quantiser_dict(percept_loss_w)
 
     return SlotAttentionParams
