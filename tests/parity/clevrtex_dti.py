@@ -13,11 +13,9 @@ from clevrtex.models.dti_transformations import KINDS, Regressors, gaussian_mask
 from clevrtex.models.dtisprites import DTISprites, Inference, Scene
 from clevrtex.original.dtisprites import from_original, to_original
 from core.nn.noise import Noise, ShardedNoise
-from core.training.checkpoint import CheckpointFolder
-from core.training.launch import make_accelerator
-from core.training.trainer import Trainer
 from tests.parity.golden import Case, Check
 from tests.parity.sprite_cases import check_gradient_norms, check_outputs, close_to_largest, constant_noise
+from tests.parity.steps import trainer_by_hand
 
 POOLS = {True: (1, 1), False: None}
 CLAMPS = {"soft": 0.01, "soft0.1": 0.1, "clamp": 0.0, "diff": 0.0, "False": 1.0}
@@ -150,14 +148,11 @@ def check_steps(case: Case, tmp_path: Path) -> None:
     model.set_epoch(config["epochs stepped before"])
     experiment = Experiment(slots=model.num_slots, legacy_encoder_steps=not config["duplicates removed"])
     schedule = experiment.rate_schedule(1000)
-    trainer = Trainer(
-        model=model,
-        optimizer=experiment.build_optimizer(model),
-        batches=lambda step: iter([{"image": image}] * len(losses)),
-        accelerator=make_accelerator(),
-        last_step=len(losses) - 1,
-        checkpoints=CheckpointFolder(tmp_path, "trajectory-"),
-        checkpoint_every=10**9,
+    trainer = trainer_by_hand(
+        model,
+        experiment.build_optimizer(model),
+        len(losses) - 1,
+        tmp_path,
         schedule=lambda step: schedule(step + config["schedule offset"]),
     )
     for step, (loss, rates) in enumerate(zip(losses, case["out/lr_per_step"])):

@@ -16,13 +16,11 @@ from clevrtex.models.gnm_architecture import Architecture
 from clevrtex.models.gnm_objects import EPSILON
 from clevrtex.original.gnm import from_original, to_original
 from core.nn.noise import Noise
-from core.training.checkpoint import CheckpointFolder
-from core.training.launch import make_accelerator
-from core.training.trainer import Trainer
 from emorl.models.gaussian import DiagonalGaussian
 from tests.parity.clevrtex_models import RecordedNoise
 from tests.parity.golden import Case, Check
 from tests.parity.sprite_cases import check_gradient_norms, check_outputs, close_to_largest, constant_noise
+from tests.parity.steps import trainer_by_hand
 
 LEARNING_RATE, CLIP_NORM = 1e-4, 1.0
 
@@ -161,14 +159,11 @@ def check_steps(case: Case, tmp_path: Path) -> None:
     model, image = build(case), case["in/image"]
     model.noise = RecordedNoise(lambda step: noise_of(case))
     losses = case["out/loss_per_step"]
-    trainer = Trainer(
-        model=model,
-        optimizer=build_optimizer(model, "rmsprop", LEARNING_RATE),
-        batches=lambda step: iter([{"image": image}] * len(losses)),
-        accelerator=make_accelerator(),
-        last_step=len(losses) - 1,
-        checkpoints=CheckpointFolder(tmp_path, "trajectory-"),
-        checkpoint_every=10**9,
+    trainer = trainer_by_hand(
+        model,
+        build_optimizer(model, "rmsprop", LEARNING_RATE),
+        len(losses) - 1,
+        tmp_path,
         clip_norm=CLIP_NORM,
     )
     for step, (loss, rate) in enumerate(zip(losses, case["out/lr_per_step"])):

@@ -14,12 +14,10 @@ from clevrtex.models.image_pyramid import pyramid_loss, smooth
 from clevrtex.models.marionette import Inference, MarioNette
 from clevrtex.original.marionette import from_original, to_original
 from core.nn.noise import Noise
-from core.training.checkpoint import CheckpointFolder
-from core.training.launch import make_accelerator
-from core.training.trainer import Trainer
 from tests.parity.clevrtex_models import RecordedNoise
 from tests.parity.golden import Case, Check
 from tests.parity.sprite_cases import check_gradient_norms, check_outputs, close_to_largest
+from tests.parity.steps import trainer_by_hand
 
 NAMES = {
     "cs": "canvas_size",
@@ -94,14 +92,11 @@ def check_steps(case: Case, tmp_path: Path) -> None:
     model, image = build(case), case["in/image"]
     model.noise = RecordedNoise(lambda step: noise_of(case))
     losses = case["out/loss_per_step"]
-    trainer = Trainer(
-        model=model,
-        optimizer=settings_of(case).build_optimizer(model),
-        batches=lambda step: iter([{"image": image}] * len(losses)),
-        accelerator=make_accelerator(),
-        last_step=len(losses) - 1,
-        checkpoints=CheckpointFolder(tmp_path, "trajectory-"),
-        checkpoint_every=10**9,
+    trainer = trainer_by_hand(
+        model,
+        settings_of(case).build_optimizer(model),
+        len(losses) - 1,
+        tmp_path,
     )
     limit = max(case.info["loss_tolerance_per_step"])
     for step, loss in enumerate(losses):

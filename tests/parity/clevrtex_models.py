@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from clevrtex.framework.optim import build_optimizer, parse_rate
 from core.nn.noise import Noise
-from core.training.checkpoint import CheckpointFolder
-from core.training.launch import make_accelerator
-from core.training.trainer import Controller, Trainer
+from core.training.trainer import Controller
 from tests.parity.golden import Case
+from tests.parity.steps import trainer_by_hand
 
 ToOriginal = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 """Renames parameters, or their gradients, to the names of the original."""
@@ -157,14 +156,11 @@ def check_trajectory(
     config = case.info["config"]
     start, count = config.get("global_step0", 0), config["steps"]
     model.noise = RecordedNoise(lambda step: noise_of(step - start))
-    trainer = Trainer(
-        model=model,
-        optimizer=build_optimizer(model, config["optim"], config["learning_rate"]),
-        batches=lambda step: iter([{"image": image}] * count),
-        accelerator=make_accelerator(),
-        last_step=start + count - 1,
-        checkpoints=CheckpointFolder(tmp_path, "trajectory-"),
-        checkpoint_every=10**9,
+    trainer = trainer_by_hand(
+        model,
+        build_optimizer(model, config["optim"], config["learning_rate"]),
+        start + count - 1,
+        tmp_path,
         # The rate follows the optimiser's own count, which began at zero whatever the model's step.
         schedule=lambda step: parse_rate(config["lr"])(step - start),
         clip_norm=config["grad_clip"],

@@ -8,11 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from core.training.checkpoint import CheckpointFolder
-from core.training.launch import make_accelerator
 from core.training.schedules import cosine_with_restarts
-from core.training.trainer import Trainer
 from tests.parity.golden import Case
+from tests.parity.steps import trainer_by_hand
 
 
 def close(case: Case, name: str, ours: Tensor) -> None:
@@ -54,14 +52,11 @@ def check_steps(
     assert config["optimizer"].startswith("Adam")
     floors = [config["min_lr"] / group["lr"] for group in groups]
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
-    trainer = Trainer(
-        model=model.train(),
-        optimizer=torch.optim.Adam(list(groups)),
-        batches=lambda step: iter(()),
-        accelerator=make_accelerator(),
-        last_step=len(losses) - 1,
-        checkpoints=CheckpointFolder(tmp_path, "trajectory-"),
-        checkpoint_every=10**9,
+    trainer = trainer_by_hand(
+        model.train(),
+        torch.optim.Adam(list(groups)),
+        len(losses) - 1,
+        tmp_path,
         schedule=cosine_with_restarts(config["total_steps"], config["warmup_steps"], floors),
         clip_norm=config["clip_grad"] if config["clip_grad"] > 0 else None,
     )

@@ -11,10 +11,7 @@ from torch import Tensor, nn
 from core.nn.noise import Noise
 from core.nn.slot_attention import SlotAttention
 from core.nn.soft_position import SoftPositionEmbed
-from core.training.checkpoint import CheckpointFolder
-from core.training.launch import make_accelerator
 from core.training.schedules import cosine_with_restarts
-from core.training.trainer import Trainer
 from slotformer import original
 from slotformer.base_slots.models.predictors import (
     Memory,
@@ -26,6 +23,7 @@ from slotformer.base_slots.models.savi import StoSAVi
 from slotformer.framework.annealing import cosine_anneal, loss_decay_factor, temporal_weights
 from tests.parity.clevrtex_models import RecordedNoise, in_order
 from tests.parity.golden import Case, Check
+from tests.parity.steps import trainer_by_hand
 
 
 def limits(case: Case, of: str = "out") -> dict[str, float]:
@@ -194,14 +192,11 @@ def check_steps(
     params, schedule = case.info["params"], case.info["schedule"]
     losses, rates = case["out/loss_per_step"], case["out/lr_per_step"]
     assert params["optimizer"] == "Adam"
-    trainer = Trainer(
-        model=model.train(),
-        optimizer=torch.optim.Adam(groups, weight_decay=params["weight_decay"]),
-        batches=lambda step: iter(()),
-        accelerator=make_accelerator(),
-        last_step=len(losses) - 1,
-        checkpoints=CheckpointFolder(tmp_path, "trajectory-"),
-        checkpoint_every=10**9,
+    trainer = trainer_by_hand(
+        model.train(),
+        torch.optim.Adam(groups, weight_decay=params["weight_decay"]),
+        len(losses) - 1,
+        tmp_path,
         schedule=cosine_with_restarts(schedule["total_steps"], schedule["warmup_steps"], floor),
         clip_norm=params["clip_grad"] if params["clip_grad"] > 0 else None,
         accumulate=params["grad_accum_steps"],

@@ -7,12 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from core.training.checkpoint import CheckpointFolder
-from core.training.launch import make_accelerator
 from core.training.schedules import cosine_with_restarts
-from core.training.trainer import Trainer
 from slotformer import original
 from tests.parity.golden import Case
+from tests.parity.steps import trainer_by_hand
 
 
 def limits(case: Case, of: str) -> dict[str, float]:
@@ -66,16 +64,11 @@ def check_trajectory(
     assert (adam["type"], adam["clip_grad"]) == ("Adam", "none")
     assert {group["lr"] for group in groups} == {schedule["max_lr"]}
     np.testing.assert_allclose(floor * schedule["max_lr"], schedule["min_lr"])
-    trainer = Trainer(
-        model=model.train(),
-        optimizer=torch.optim.Adam(
-            groups, betas=tuple(adam["betas"]), eps=adam["eps"], weight_decay=adam["weight_decay"]
-        ),
-        batches=lambda step: iter(()),
-        accelerator=make_accelerator(),
-        last_step=len(losses) - 1,
-        checkpoints=CheckpointFolder(tmp_path, "trajectory-"),
-        checkpoint_every=10**9,
+    trainer = trainer_by_hand(
+        model.train(),
+        torch.optim.Adam(groups, betas=tuple(adam["betas"]), eps=adam["eps"], weight_decay=adam["weight_decay"]),
+        len(losses) - 1,
+        tmp_path,
         schedule=cosine_with_restarts(schedule["total_steps"], schedule["warmup_steps"], floor),
     )
     recorded = [name for name in case.tensors("out/") if name.endswith("loss_per_step")]

@@ -9,10 +9,7 @@ from torch import Tensor, nn
 
 from core.nn.noise import Noise
 from core.nn.positions import position_grid
-from core.training.checkpoint import CheckpointFolder
-from core.training.launch import make_accelerator
 from core.training.schedules import warmup_then_decay
-from core.training.trainer import Trainer
 from emorl.evals.ari_mse_kl import score_batch
 from emorl.evals.task import resize_masks
 from emorl.models import EfficientMORL, build_model, model_arguments
@@ -24,6 +21,7 @@ from emorl.original import from_original, to_original
 from tests.parity.emorl_evaluations import check_clevrtex, check_dci, check_routines
 from tests.parity.emorl_metrics import check_ari, check_dataset, check_mse_and_matching, close
 from tests.parity.golden import Case, Check, cases, check_case
+from tests.parity.steps import trainer_by_hand
 
 SYSTEM = "emorl"
 
@@ -162,14 +160,11 @@ def check_trajectory(case: Case, tmp_path: Path) -> None:
     model.noise = RecordedNoise(case)
     has_geco = getattr(model, "geco", None) is not None
     start, batch = training["start_step"], {"image": image_of(case)}
-    trainer = Trainer(
-        model=model,
-        optimizer=torch.optim.Adam(model.parameters(), lr=training["lr"], fused=True),
-        batches=lambda step: iter([batch] * training["n_steps"]),
-        accelerator=make_accelerator(),
-        last_step=start + training["n_steps"] - 1,
-        checkpoints=CheckpointFolder(tmp_path, "traj-"),
-        checkpoint_every=10**9,
+    trainer = trainer_by_hand(
+        model,
+        torch.optim.Adam(model.parameters(), lr=training["lr"], fused=True),
+        start + training["n_steps"] - 1,
+        tmp_path,
         schedule=warmup_then_decay(training["warmup"], 100_000),
         clip_norm=5.0 if training["clip_grad_norm"] else None,
         controllers=[lambda step, terms: model.geco.update(terms["nll"], step)] if has_geco else [],
