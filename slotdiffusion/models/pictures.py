@@ -48,6 +48,6 @@ class OfPictures:
         """Slots of pictures, without decoding them."""
         return super().extract(as_videos(batch), noise)[:, 0]
 
-    def segment(self, batch: dict[str, Tensor]) -> Float[Tensor, "B N H W"]:
+    def segment(self, batch: dict[str, Tensor], noise: Noise | None = None) -> Float[Tensor, "B N H W"]:
         """The masks of `decompose` alone."""
-        return super().segment(as_videos(batch))[:, 0]
+        return super().segment(as_videos(batch), noise)[:, 0]

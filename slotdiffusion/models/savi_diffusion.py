@@ -79,7 +79,7 @@ class SAViDiffusion(SlotEncoder):
         recon = self.generate(slots, noise or standard_normal(video.device), steps, same_noise)
         return Decomposition(recon=(recon / 2 + 0.5).clamp(0, 1), masks=masks, slots=slots)
 
-    def segment(self, batch: dict[str, Tensor]) -> Float[Tensor, "B T N H W"]:
+    def segment(self, batch: dict[str, Tensor], noise: Noise | None = None) -> Float[Tensor, "B T N H W"]:
         """The masks of `decompose` alone. Nothing is drawn."""
         size = batch["video"].shape[-2:]
         return torch.cat([self.masks(track, size) for track in self._tracks(batch["video"])], dim=1)

@@ -1,6 +1,6 @@
 """Models that answer yes or no: their loss, their scores, and the videos that they are asked about."""
 
-from functools import cached_property
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ def answer_losses(logits: Float[Tensor, "B"], label: Integer[Tensor, "B"]) -> Fl
     return F.binary_cross_entropy_with_logits(logits, label.float(), reduction="none")
 
 
-class AnswerMethod:
+class AnswerMethod(ABC):
     """Answers are counted, and some of the samples shown; see slotformer.framework.tasks.SampleMethod.
 
     The model's `answer(slots)` gives a logit for each sample. Children say what is validated and what is shown.
@@ -33,15 +33,15 @@ class AnswerMethod:
     def __init__(self, params: BaseParams):
         self.params = params
 
-    @cached_property
+    @property
+    @abstractmethod
     def validation(self) -> BatchSource:
         """The samples that `shown` numbers."""
-        raise NotImplementedError
 
-    @cached_property
+    @property
+    @abstractmethod
     def shown(self) -> dict[int, UInt8[Tensor, "T 3 H W"]]:
         """The videos of some samples, by their places in the validation."""
-        raise NotImplementedError
 
     def initialise(self, model: nn.Module) -> None:
         """Nothing: training starts from random weights."""

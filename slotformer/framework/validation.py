@@ -79,12 +79,14 @@ class Validator:
         return value < best if is_lower_better(self.best_by) else value > best
 
     def draw(self, step: int) -> None:
-        """Videos to the log; on the main process only."""
+        """Videos and pictures to the log; on the main process only."""
         self.model.eval()
         with torch.no_grad():
             for name, found in self.method.videos(self.model).items():
-                if found.ndim:
+                if found.ndim == 4:
                     self.tracker.video(step, f"val/{name}", found, self.method.fps)
+                elif found.ndim == 3:
+                    self.tracker.picture(step, f"val/{name}", found.permute(1, 2, 0).numpy())
                 else:
                     self.tracker.scalars(step, {f"val/{name}": found})
         self.model.train()
@@ -118,11 +120,14 @@ class Validator:
 
     def _signs(self, batch: Batch) -> dict[str, Tensor]:
         """Of collapse, if the model has several slots."""
-        prediction = self.model.decompose(batch, self.model.noise.at(0, self.accelerator.device))
-        if prediction.num_slots < 2:
+        noise = self.model.noise.at(0, self.accelerator.device)
+        if hasattr(self.model, "segment"):
+            masks = self.model.segment(batch, noise)
+        else:
+            masks = self.model.decompose(batch, noise).masks
+        if masks.shape[-3] < 2:
             return {}
-        signs = collapse.usage(prediction.masks)
-        return signs | (collapse.against_blocks(prediction.masks, batch["mask"]) if "mask" in batch else {})
+        return collapse.usage(masks) | (collapse.against_blocks(masks, batch["mask"]) if "mask" in batch else {})
 
 
 def _mean(scored: list[tuple[int, dict[str, tuple[float, int]]]]) -> dict[str, float]:

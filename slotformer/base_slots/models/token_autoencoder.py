@@ -109,7 +109,7 @@ class TokenAutoencoder(SlotVideoEncoder):
         recon = (torch.cat(pictures, dim=1) / 2 + 0.5).clamp(0, 1)
         return Decomposition(recon=recon, masks=torch.cat(masks, dim=1), slots=torch.cat(slots, dim=1))
 
-    def segment(self, batch: dict[str, Tensor]) -> Float[Tensor, "B T N H W"]:
+    def segment(self, batch: dict[str, Tensor], noise: Noise | None = None) -> Float[Tensor, "B T N H W"]:
         """The masks of `decompose` alone."""
         size = batch["video"].shape[-2:]
         return torch.cat([self.masks(track, size) for track in self._tracks(batch["video"])], dim=1)
