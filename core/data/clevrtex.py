@@ -32,12 +32,21 @@ class ClevrTex(PictureReader):
 
     `root` is the folder of the variant, `clevrtex_<variant>`, or the one that holds it. Splits are fractions of the
     numbering: test first, then val, then train; `outd` is one whole, and so is the `test` of tools/make_data.py.
-    `framing` as a rule has `antialias`, with which the published pictures were resized.
+    `framing` as a rule has `antialias`, with which the published pictures were resized. `most_entities` leaves out
+    pictures with more entities, the background among them; the splits stay what they are.
 
     Raises DataError where numbers are missing or given twice, or, with `masks`, label maps.
     """
 
-    def __init__(self, root: str | Path, variant: str, split: str, framing: Framing = PUBLISHED, masks: bool = False):
+    def __init__(
+        self,
+        root: str | Path,
+        variant: str,
+        split: str,
+        framing: Framing = PUBLISHED,
+        masks: bool = False,
+        most_entities: int | None = None,
+    ):
         if variant not in VARIANTS:
             raise ValueError(f"ClevrTex variant {variant!r} is not one of {', '.join(VARIANTS)}")
         if split not in SPLITS:
@@ -52,8 +61,23 @@ class ClevrTex(PictureReader):
             raise DataError(f"{path}: holds {count} pictures, too few for a {split} split. {_remedy(variant)}")
         super().__init__(path, f"{variant}-{split}", pictures, framing, masks)
         self.variant = variant
-        if masks:
+        if masks or most_entities is not None:
             self._require_label_maps(tree.label_maps)
+        if most_entities is not None:
+            self._leave_out_crowded(most_entities)
+
+    def _leave_out_crowded(self, most_entities: int) -> None:
+        files = list(map(self.file_of_labels, self.sources))
+        counts = self.decode(f"{self.recipe}-entities", files, (1,), self._count_entities)[:, 0]
+        self.sources = [source for source, count in zip(self.sources, counts) if count <= most_entities]
+        if not self.sources:
+            raise DataError(
+                f"{self.path}: every picture of this split has more than {most_entities} entities, the fewest are "
+                f"{counts.min()}. Allow more"
+            )
+
+    def _count_entities(self, path: Path) -> np.ndarray:
+        return np.array([min(len(np.unique(self.open_labels(path))), 255)], np.uint8)
 
     def metadata(self, index: int) -> dict[str, Any]:
         """What the scene of a sample is made of, read from its JSON file; negative indices count from the end.

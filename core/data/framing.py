@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 from PIL import Image
 
+from core.data.label_maps import numbered_without_gaps
 from core.data.video import resize_frames, resize_labels
 
 Picture = UInt8[np.ndarray, "H W 3"]
@@ -23,6 +24,7 @@ class Framing:
         without objects is kept as it is.
     size: height and width. Pictures are resized bilinearly and rounded, labels are picked.
     max_objects: larger labels become 0, background.
+    without_gaps: the labels that a picture still shows become 1, 2, ... in their order.
     antialias: resize as Pillow does, which averages over all pixels that become one; else as torch does, which does
         not.
 
@@ -34,6 +36,7 @@ class Framing:
     only_object: bool = False
     size: tuple[int, int] | None = None
     max_objects: int | None = None
+    without_gaps: bool = False
     antialias: bool = False
 
     def __post_init__(self) -> None:
@@ -64,7 +67,7 @@ class Framing:
         return resize_frames(image[None], self.size)[0]
 
     def frame_labels(self, labels: LabelMap) -> UInt8[np.ndarray, "h w"]:
-        """The label map of a picture as `frame_picture` shows it; `max_objects` is left to `limit_objects`."""
+        """The label map of a picture as `frame_picture` shows it; the numbers are left to `number_objects`."""
         labels = self._cut(labels)
         if self.only_object:
             label, box = _first_object(labels)
@@ -74,6 +77,11 @@ class Framing:
         if self.antialias:
             return np.asarray(Image.fromarray(labels).resize(self.size[::-1], Image.Resampling.NEAREST))
         return resize_labels(labels[None], self.size)[0]
+
+    def number_objects(self, labels: UInt8[np.ndarray, "n H W"]) -> UInt8[np.ndarray, "n H W"]:
+        """Framed label maps with `max_objects` and `without_gaps` observed."""
+        labels = self.limit_objects(labels)
+        return np.stack([numbered_without_gaps(one) for one in labels]) if self.without_gaps else labels
 
     def limit_objects(self, labels: UInt8[np.ndarray, "*any"]) -> UInt8[np.ndarray, "*any"]:
         """`labels` with `max_objects` observed."""

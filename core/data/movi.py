@@ -19,6 +19,7 @@ from torch import Tensor
 from core.data.clip_reader import ClipReader, video_folders
 from core.data.clips import block_starts, every_start, first_start
 from core.data.errors import DataError
+from core.data.label_maps import numbered_without_gaps
 from core.data.video import decoded_once, read_label_maps, read_picture, resize_labels
 
 LEVELS = ("A", "B", "C", "D", "E", "Solid", "Tex")
@@ -103,13 +104,6 @@ class Movi(ClipReader):
             else partial(read_label_maps, stems=stems, size=size),
             stems,
         )
-
-
-def numbered_without_gaps(labels: UInt8[np.ndarray, "T H W"], as_original: bool = False) -> UInt8[np.ndarray, "T H W"]:
-    """The labels of a clip replaced by their ranks; 0 stays 0, but for `as_original`, if it does not occur."""
-    occurs = np.bincount(labels.ravel(), minlength=256) > 0
-    occurs[0] |= not as_original
-    return (np.cumsum(occurs) - 1).astype(np.uint8)[labels]
 
 
 def _read_object_masks(folder: Path, count: int, size: tuple[int, int]) -> UInt8[np.ndarray, "T H W"]:

@@ -30,13 +30,8 @@ class Pascal(PictureReader):
         if split not in SPLITS:
             raise ValueError(f"Pascal VOC split {split!r} is not one of {', '.join(SPLITS)}")
         self.root = Path(root)
-        names = self.root / "ImageSets" / "Segmentation" / f"{split}.txt"
-        try:
-            pictures = [self.root / "JPEGImages" / f"{name}.jpg" for name in names.read_text().split()]
-        except OSError as error:
-            raise DataError(f"{names}: cannot be read ({error.strerror}). {SOURCE}") from error
-        if not pictures:
-            raise DataError(f"{names}: names no pictures. {SOURCE}")
+        names = listed_names(self.root / "ImageSets" / "Segmentation" / f"{split}.txt", SOURCE)
+        pictures = [self.root / "JPEGImages" / f"{name}.jpg" for name in names]
         super().__init__(self.root, split, pictures, framing, masks)
 
     def open_picture(self, path: Path) -> Picture:
@@ -48,3 +43,14 @@ class Pascal(PictureReader):
 
     def file_of_labels(self, picture: Path) -> Path:
         return self.root / "SegmentationObject" / f"{picture.stem}.png"
+
+
+def listed_names(path: Path, remedy: str) -> list[str]:
+    """The pictures that a text file names, one in a line. Raises DataError that says `remedy`."""
+    try:
+        names = path.read_text().split()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}). {remedy}") from error
+    if not names:
+        raise DataError(f"{path}: names no pictures. {remedy}")
+    return names

@@ -1,4 +1,4 @@
-"""What the readers of CLEVR, ClevrTex and Pascal VOC have in common: pictures decoded once, label maps on request."""
+"""What the readers of CLEVR, ClevrTex, CelebA, ... have in common: pictures decoded once, label maps on request."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -34,12 +34,13 @@ class PictureReader(ABC):
     @abstractmethod
     def open_picture(self, path: Path) -> Picture: ...
 
-    @abstractmethod
-    def open_labels(self, path: Path) -> LabelMap: ...
+    def open_labels(self, path: Path) -> LabelMap:
+        """The label map in a file, where the data set has any."""
+        raise DataError(f"{self.path}: has no label maps. Read it without masks")
 
-    @abstractmethod
     def file_of_labels(self, picture: Path) -> Path:
         """Where the label map of a picture lies."""
+        return picture
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -48,7 +49,7 @@ class PictureReader(ABC):
         """The samples of `indices`, in that order."""
         batch = {"image": torch.from_numpy(np.asarray(self._pictures[indices])).permute(0, 3, 1, 2)}
         if self.masks:
-            batch["mask"] = torch.from_numpy(self.framing.limit_objects(np.asarray(self._labels[indices])))
+            batch["mask"] = torch.from_numpy(self.framing.number_objects(np.asarray(self._labels[indices])))
         return batch
 
     @cached_property

@@ -201,7 +201,7 @@ def decoded_once(
     def rows(start: int, stop: int) -> np.ndarray:
         nonlocal frames
         if frames is None:
-            _check_room(path, math.prod((len(sources), *shape)))
+            check_room(path, math.prod((len(sources), *shape)))
             frames = itertools.chain.from_iterable(_in_order(decode, sources, shape))
         return np.stack(list(itertools.islice(frames, stop - start)))
 
@@ -247,7 +247,8 @@ def stamp(path: Path, sources: Iterable[Path], stems: Sequence[str] = ()) -> str
     return stamps.hexdigest()[:16]
 
 
-def _check_room(path: Path, size: int) -> None:
+def check_room(path: Path, size: int) -> None:
+    """Raises DataError if the cache folder has no room for `size` bytes of the data set at `path`."""
     free = shutil.disk_usage(cache_folder()).free
     if size > free:
         raise DataError(

@@ -1,7 +1,8 @@
-"""How far generated videos are from real ones: Frechet distance between the features of a network.
+"""How far generated videos or pictures are from real ones: Frechet distance between the features of a network.
 
 The network gives the number its name: with I3D (core/metrics/i3d.py) it is the FVD of Unterthiner et al. 2018, with
-random features it is called the random-feature video distance. Numbers of different networks cannot be compared.
+Inception (core/metrics/inception.py), of pictures, the FID of Heusel et al. 2017, with random features it is called the
+random-feature video distance. Numbers of different networks cannot be compared.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from torch import Tensor, nn
 
 @runtime_checkable
 class FeatureNetwork(Protocol):
-    """Turns videos, uint8 or floating in [0, 1], into one vector each; `metric` names the distance between them."""
+    """Turns videos or pictures, uint8 or floating in [0, 1], into one vector each; `metric` names their distance."""
 
     metric: str
 
-    def __call__(self, video: Num[Tensor, "B T 3 H W"]) -> Float[Tensor, "B D"]: ...
+    def __call__(self, samples: Num[Tensor, "B *T 3 H W"]) -> Float[Tensor, "B D"]: ...
 
 
 class FeatureMoments:
@@ -96,11 +97,11 @@ def _root(covariance: Float64[Tensor, "D D"]) -> Float64[Tensor, "D D"]:
     return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
 
 
-class FrechetVideoDistance:
-    """Collects features of real and of generated videos; mergeable over processes.
+class FrechetDistance:
+    """Collects features of real and of generated videos or pictures; mergeable over processes.
 
     Both sides must be prepared alike: the same number of frames (16 as a rule), frame rate and resolution. Numbers
-    fall as the number of videos grows, so it is part of the result.
+    fall as the number of samples grows, so it is part of the result.
     """
 
     def __init__(self, network: FeatureNetwork):
@@ -108,9 +109,9 @@ class FrechetVideoDistance:
         self.moments = {"real": FeatureMoments(), "generated": FeatureMoments()}
 
     @torch.no_grad()
-    def update(self, side: str, video: Num[Tensor, "B T 3 H W"]) -> None:
-        """Add videos to `side`, real or generated."""
-        self.moments[side].update(self.network(video))
+    def update(self, side: str, samples: Num[Tensor, "B *T 3 H W"]) -> None:
+        """Add videos or pictures to `side`, real or generated."""
+        self.moments[side].update(self.network(samples))
 
     def state(self) -> dict[str, Any]:
         """All that was collected, to be merged in another process."""
@@ -125,9 +126,9 @@ class FrechetVideoDistance:
             moments.merge(state[side])
 
     def results(self) -> dict[str, float | int]:
-        """The distance under its network's name, and how many videos it stands on.
+        """The distance under its network's name, and how many samples it stands on.
 
-        Raises ValueError with fewer than two videos on either side.
+        Raises ValueError with fewer than two samples on either side.
         """
         real, generated = self.moments["real"], self.moments["generated"]
         distance = frechet_distance(real.mean, real.covariance(), generated.mean, generated.covariance())

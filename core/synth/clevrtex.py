@@ -3,15 +3,14 @@
 Materials are procedural (`core.synth.textures`), none is the published set's; counts, camera and variants are.
 """
 
-import io
 import json
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from core.synth import clevr, textures
+from core.synth.encoded import png
 from core.synth.h5_writer import sample_rng
 from core.synth.render import Rendering, index_of, render
 from core.synth.scene import Material, Scene, SceneObject, rotation_about_z
@@ -129,10 +128,3 @@ def make_scene(index: int, *, variant: str, seed: int, samples: int, width: int,
         f"{stem}_flat.png": png(drawn.index),
         f"{stem}.json": json.dumps(description).encode(),
     }
-
-
-def png(picture: np.ndarray) -> bytes:
-    """A picture as the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG")
-    return buffer.getvalue()

@@ -15,7 +15,7 @@ from PIL import Image
 from core.data.msn import FOLDER
 from core.data.tfrecord import encode_example, framed
 from core.synth import clevr, textures
-from core.synth.clevrtex import png
+from core.synth.encoded import png
 from core.synth.h5_writer import sample_rng
 from core.synth.render import Rendering, render
 from core.synth.scene import Camera, Light, Scene, SceneObject, rotation_about_z

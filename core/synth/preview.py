@@ -9,12 +9,15 @@ import h5py
 import numpy as np
 from PIL import Image
 
+from core.data.coco import label_planes
+from core.data.framing import Framing
 from core.data.msn import FOLDER as MSN_FOLDER
 from core.data.msn import NUM_VIEWS
 from core.data.physion import FOLDERS, SCENARIOS
 from core.data.run_length import decode_run_lengths
 from core.data.tfrecord import parse_example, read_records
 from core.data.video import mp4_frames
+from core.data.voc import RIM
 from core.files import replacing
 from core.synth.scene_writer import DESCRIPTION
 from core.viz.gifs import save_gif
@@ -43,7 +46,8 @@ def write_preview(folder: Path, fps: float | None = None) -> None:
         save_gif(folder / "preview.gif", np.stack([picture for picture, _ in videos[0]]), fps)
         return
     frames = [frame for frame, _ in zip(_stills(folder), range(MOST_SCENES))]
-    pictures = [picture for picture, _ in frames] + [overlay(*frame) for frame in frames]
+    pictures = [picture for picture, _ in frames]
+    pictures += [overlay(picture, labels) for picture, labels in frames if labels is not None]
     save_png(folder / "preview.png", contact_sheet(pictures, len(frames)))
 
 
@@ -80,6 +84,30 @@ def _stills(folder: Path) -> Iterator[Frame]:
         yield from _views_of_record(records[0])
     for path in sorted(folder.glob("images/img_*.png")):
         yield _open(path), np.asarray(Image.open(folder / "masks" / path.name.replace("img", "masks")))
+    for path in sorted(folder.glob("celeba/img_align_celeba/*.jpg")):
+        yield _open(path), None
+    yield from map(_square, _photos(folder))
+
+
+def _photos(folder: Path) -> Iterator[Frame]:
+    """COCO's with their objects, those of one split after another; Pascal VOC's with their classes."""
+    for path in sorted(folder.glob("annotations/instances_*.json")):
+        table = json.loads(path.read_text())
+        classes = {category["id"]: rank for rank, category in enumerate(table["categories"])}
+        for entry in table["images"][: MOST_SCENES // 2]:
+            found = [one for one in table["annotations"] if one["image_id"] == entry["id"]]
+            planes = label_planes(found, classes, (entry["height"], entry["width"]))
+            split = path.stem.removeprefix("instances_")
+            yield _open(folder / "images" / split / entry["file_name"]), planes[..., 0]
+    for path in sorted(folder.glob("SegmentationClassAug/*.png")):
+        labels = np.asarray(Image.open(path))
+        yield _open(folder / "images" / f"{path.stem}.jpg"), np.where(labels == RIM, 0, labels)
+
+
+def _square(frame: Frame) -> Frame:
+    """The middle of photographs of any size, for a sheet of one size."""
+    framing = Framing(crop=1.0, size=(LARGE // 2, LARGE // 2), antialias=True)
+    return framing.frame_picture(frame[0]), framing.frame_labels(frame[1])
 
 
 def _views_of_record(path: Path) -> Iterator[Frame]:

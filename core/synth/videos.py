@@ -1,15 +1,13 @@
 """Videos of rigid bodies, in the file layouts of OBJ3D (Lin et al. 2020) and of MOVi (Greff et al. 2022)."""
 
-import io
 import json
 from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
 
 from core.synth import clevr, textures
-from core.synth.clevrtex import png
+from core.synth.encoded import jpeg, png
 from core.synth.h5_writer import sample_rng
 from core.synth.physics import Body, Motion, simulate
 from core.synth.render import Rendering, render
@@ -142,7 +140,7 @@ def make_movi(
                 for k in range(10):
                     files[f"{folder}/{t:08d}_mask_{k:02d}.png"] = png((picture.index == k + 1) * np.uint8(255))
         else:
-            files[f"{folder}/{t:06d}.jpg"] = _jpeg(picture.image)
+            files[f"{folder}/{t:06d}.jpg"] = jpeg(picture.image)
             files[f"{folder}/{t:06d}_mask.png"] = png(picture.index)
     return files
 
@@ -206,12 +204,6 @@ def _on_shell(rng: np.random.Generator) -> Float[np.ndarray, "3"]:
     angle, height, radius = rng.uniform(0, 2 * np.pi), rng.uniform(0.35, 0.75), rng.uniform(7, 9)
     flat = np.sqrt(1 - height**2)
     return radius * np.array([flat * np.cos(angle), flat * np.sin(angle), height])
-
-
-def _jpeg(picture: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="JPEG")
-    return buffer.getvalue()
 
 
 def describe(scene: Scene, motion: Motion, names: list[dict], fps: float, cameras: list[Camera] | None = None) -> bytes:

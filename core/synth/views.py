@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from core.synth import clevr, textures
-from core.synth.clevrtex import png
+from core.synth.encoded import png
 from core.synth.h5_writer import sample_rng
 from core.synth.render import index_of, render
 from core.synth.scene import Camera, Scene, SceneObject, rotation_about_z
@@ -50,7 +50,7 @@ def draw_views(
             objects = tuple(thing.place() for thing in things)
             shapes = [clevr.SHAPES.index(thing.shape) + 1 for thing in things]
         else:
-            objects, shapes = _draw_mixed(rng, fewest, most)
+            objects, shapes = draw_mixed(rng, fewest, most)
         turn = rng.uniform(0, 2 * np.pi)
         cameras = [_camera(turn + 2 * np.pi * view / NUM_VIEWS, width, height) for view in range(NUM_VIEWS)]
         lamps = tuple(replace(light, position=(*light.position[:2], 9.0)) for light in clevr.draw_lights(rng))
@@ -69,14 +69,20 @@ def _camera(angle: float, width: int, height: int) -> Camera:
     return Camera(tuple(map(float, place)), width=width, height=height)
 
 
-def _draw_mixed(rng: np.random.Generator, fewest: int, most: int) -> tuple[tuple[SceneObject, ...], list[int]]:
-    """Stretched bodies of many shapes and materials, as a stand-in for ShapeNet's."""
+def draw_mixed(
+    rng: np.random.Generator,
+    fewest: int,
+    most: int,
+    sizes: tuple[float, float] = (0.8, 1.3),
+    reach: float = 2.6,
+) -> tuple[tuple[SceneObject, ...], list[int]]:
+    """Stretched bodies of many shapes and materials, as a stand-in for ShapeNet's, and the numbers of their shapes."""
     objects: list[SceneObject] = []
     shapes: list[int] = []
     count = int(rng.integers(fewest, most + 1))
     while len(objects) < count:
         number = int(rng.integers(len(SHAPES)))
-        size, (x, y) = float(rng.uniform(0.8, 1.3)), map(float, rng.uniform(-2.6, 2.6, 2))
+        size, (x, y) = float(rng.uniform(*sizes)), map(float, rng.uniform(-reach, reach, 2))
         if any(np.hypot(x - other.position[0], y - other.position[1]) < size + other.size for other in objects):
             continue
         stretch = tuple(map(float, rng.uniform(0.55, 1.0, 3)))

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from core.data.errors import DataError
+from core.data.label_maps import numbered_without_gaps
 from core.data.loader import BatchSource, TrainingLoader, to_resident
-from core.data.movi import Movi, numbered_without_gaps
+from core.data.movi import Movi
 from core.data.video import resize_frames, resize_labels
 from tests.video_files import smooth_frames, write_frames
 

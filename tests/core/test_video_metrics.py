@@ -7,7 +7,7 @@ import torch
 
 from core.metrics.i3d import I3D, load_i3d, pad_same
 from core.metrics.pretrained import MissingWeightsError
-from core.metrics.video import FeatureMoments, FrechetVideoDistance, RandomVideoFeatures, frechet_distance
+from core.metrics.video import FeatureMoments, FrechetDistance, RandomVideoFeatures, frechet_distance
 from core.training.checkpoint import CheckpointError
 
 
@@ -73,7 +73,7 @@ def videos(count, noise, seed):
 
 
 def random_distance(real, generated):
-    distance = FrechetVideoDistance(RandomVideoFeatures())
+    distance = FrechetDistance(RandomVideoFeatures())
     for batch in real.split(15):
         distance.update("real", batch)
     distance.update("generated", generated)
@@ -98,19 +98,19 @@ def test_random_features_tell_motion_brightness_and_noise_apart():
 
 def test_processes_make_one_distance():
     real, generated = videos(8, 0.0, 0), videos(8, 0.2, 1)
-    whole = FrechetVideoDistance(RandomVideoFeatures())
+    whole = FrechetDistance(RandomVideoFeatures())
     whole.update("real", real)
     whole.update("generated", generated)
-    merged = FrechetVideoDistance(RandomVideoFeatures())
+    merged = FrechetDistance(RandomVideoFeatures())
     for half in range(2):
-        process = FrechetVideoDistance(RandomVideoFeatures())
+        process = FrechetDistance(RandomVideoFeatures())
         process.update("real", real[half::2])
         process.update("generated", generated[half::2])
         merged.merge(process.state())
     name = RandomVideoFeatures.metric
     assert merged.results()[name] == pytest.approx(whole.results()[name], rel=1e-6)
     with pytest.raises(ValueError, match="features for FVD and for random-feature video distance cannot be merged"):
-        FrechetVideoDistance(I3D(4)).merge(process.state())
+        FrechetDistance(I3D(4)).merge(process.state())
 
 
 def test_bytes_and_floats_are_one_video():

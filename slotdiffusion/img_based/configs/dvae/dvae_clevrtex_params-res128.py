@@ -1,0 +1,5 @@
+"""The discrete VAE whose words SLATE predicts, on ClevrTex: the keys are in pictures.py."""
+
+from slotdiffusion.img_based.configs.dvae.pictures import make_params
+
+SlotAttentionParams = make_params("clevrtex")

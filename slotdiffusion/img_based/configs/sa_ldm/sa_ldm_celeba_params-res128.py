@@ -1,0 +1,5 @@
+"""SlotDiffusion, on CelebA: the keys are in pictures.py."""
+
+from slotdiffusion.img_based.configs.sa_ldm.pictures import make_params
+
+SlotAttentionParams = make_params("celeba")
