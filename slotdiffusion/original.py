@@ -5,6 +5,8 @@ Names are the same. Left out here, beside what SlotFormer's models leave out, ar
 stores and never reads, and the noise schedule, which follows from the configuration.
 """
 
+from dataclasses import replace
+
 from torch import nn
 
 from slotdiffusion.models.noise_schedule import NoiseSchedule, make_betas
@@ -58,6 +60,7 @@ LAYOUTS = {
     "SAViDiffusion": LATENTS,
     "SADiffusion": LATENTS,
     "LatentDiffusion": _of_decoder(""),
+    "LDMSlotFormer": replace(_of_decoder("dm_decoder."), frozen=("dm_decoder.",), listed=()),
 }
 """By the class of our model, which the original calls the same."""
 

@@ -269,6 +269,31 @@ class LatentDiffusion(nn.Module):
         steps = max(20, total // 50) if steps is None else steps
         return solve(start, updates_of(self.schedule, steps, self.network_timesteps), estimate)
 
+    def generate(
+        self,
+        slots: Float[Tensor, "B T N D"],
+        noise: Noise,
+        together: int,
+        steps: int | None = None,
+        same_noise: bool = False,
+    ) -> Float[Tensor, "B T 3 H W"]:
+        """Frames of videos from their slots, in [-1, 1] but for errors, by DPM-Solver++ with `steps` evaluations.
+
+        With the average of weights, if there is one. The draw `start` is (B, T, C, h, w), or with `same_noise`
+        (1, C, h, w) for all frames. So many frames `together` as fit the memory; it changes no number.
+        """
+        frames, size = slots.flatten(0, 1), (self.channels, *self.resolution)
+        if same_noise:
+            starts = noise("start", (1, *size)).expand(len(frames), *size)
+        else:
+            starts = noise("start", (*slots.shape[:2], *size)).flatten(0, 1)
+        with self.average_scope():
+            pictures = [
+                self.sample(few, lambda name, shape, start=start: start, steps=steps)
+                for few, start in zip(frames.split(together), starts.split(together))
+            ]
+        return torch.cat(pictures).float().unflatten(0, slots.shape[:2])
+
     def estimator(self, context: Context | None, correct: Correction) -> Estimator:
         """What samplers ask; the context is read once, and every estimate of the clean picture is corrected."""
         condition = self.model.condition(context)

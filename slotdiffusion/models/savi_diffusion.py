@@ -93,23 +93,9 @@ class SAViDiffusion(SlotEncoder):
     ) -> Float[Tensor, "B T 3 H W"]:
         """Pictures of slots, also of mixed or predicted ones, in [-1, 1] but for errors.
 
-        By DPM-Solver++ with `steps` evaluations (see `LatentDiffusion.sample_states`) and the average of weights, if
-        there is one; `clip_len` frames of each video at a time. The draw `start` is (B, T, C, h, w), or with
-        `same_noise` (1, C, h, w) for all frames.
+        `clip_len` frames of each video at a time; see `LatentDiffusion.generate`.
         """
-        decoder, frames = self.dm_decoder, slots.flatten(0, 1)
-        size = (decoder.channels, *decoder.resolution)
-        if same_noise:
-            starts = noise("start", (1, *size)).expand(len(frames), *size)
-        else:
-            starts = noise("start", (*slots.shape[:2], *size)).flatten(0, 1)
-        together = len(slots) * self.clip_len
-        with decoder.average_scope():
-            pictures = [
-                decoder.sample(few, lambda name, shape, start=start: start, steps=steps)
-                for few, start in zip(frames.split(together), starts.split(together))
-            ]
-        return torch.cat(pictures).unflatten(0, slots.shape[:2])
+        return self.dm_decoder.generate(slots, noise, len(slots) * self.clip_len, steps, same_noise)
 
     def _draws(self, step: int, video: Float[Tensor, "B T 3 H W"]) -> Noise:
         """Of frames, a row of each video."""

@@ -9,24 +9,12 @@ writes all scores to <weight>-seg-<name of the configuration>.json beside the we
 misuse, 75 stopped by a signal, 130 interrupted.
 """
 
-import json
-import os
 import sys
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from core.outcome import exit_code_of
 from slotformer.framework.flags import build_parser, count_or_default
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from core.data.clip_reader import ClipReader
-    from slotformer.framework.extraction import Trained
-    from slotformer.framework.params import BaseParams
-
-PRINTED = {"fARI": "fari", "miou": "miou", "mbo": "mbo"}
 
 
 def parse_arguments(words: Sequence[str]) -> Namespace:
@@ -43,10 +31,13 @@ def parse_arguments(words: Sequence[str]) -> Namespace:
 
 def evaluate(arguments: Namespace, words: Sequence[str]) -> int:
     """Score as the command line says; the exit code."""
-    from core.files import replacing
+    from torch import Tensor
+
+    from core.metrics.segmentation import hard_labels, segmentation_scores
     from core.training.launch import end_processes
     from core.training.signals import STOPPED_EXIT_CODE
     from slotdiffusion import video_based
+    from slotdiffusion.framework.segmentation import means_of, print_scores, results_file, score_all, write_scores
     from slotdiffusion.video_based.data import has_masks, open_data
     from slotformer.framework.extraction import launched, open_trained, read_params, videos_at_a_time
     from slotformer.framework.params import ParamsError, file_of
@@ -62,20 +53,23 @@ def evaluate(arguments: Namespace, words: Sequence[str]) -> int:
     sources = {length: open_data(params, "test", length, masks=True) for length in lengths}
     trained = open_trained(arguments, params, video_based)
     name = file_of(arguments.params).stem
-    results = arguments.weight.with_name(f"{arguments.weight.stem}-seg-{name}.json")
-    if not os.access(results.parent, os.W_OK):
-        raise ValueError(f"{results.parent}: results cannot be written there. Copy the weight to a folder of yours")
+    results = results_file(arguments.weight, name)
     batch_size = params.val_batch_size if arguments.bs < 0 else arguments.bs
     videos_at_a_time(trained.model, trained.accelerator.device)
+
+    def scores_of(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        labels = hard_labels(trained.model.segment(batch))
+        return segmentation_scores(batch["mask"], labels, as_original=params.as_original)
+
     found = {}
     for length, source in sources.items():
-        scores = score_all(trained, source, batch_size, params)
+        scores = score_all(trained, source, batch_size, scores_of, "videos")
         if scores is None:
             return STOPPED_EXIT_CODE
         found[length] = means_of(scores)
         if trained.is_main:
             print(f"{name}, L={length}")
-            print("\n".join(f"{title}: {100 * found[length][score]:.2f}" for title, score in PRINTED.items()))
+            print_scores(found[length])
     end_processes(trained.accelerator)
     if trained.is_main:
         described = {
@@ -86,44 +80,8 @@ def evaluate(arguments: Namespace, words: Sequence[str]) -> int:
             "as_original": params.as_original,
             "scores": {str(length): scores for length, scores in found.items()},
         }
-        with replacing(results) as partial:
-            partial.write_text(json.dumps(described, indent=2) + "\n")
-        print(f"all scores in {results}")
+        write_scores(results, described)
     return 0
-
-
-def score_all(
-    trained: "Trained", source: "ClipReader", batch_size: int, params: "BaseParams"
-) -> "dict[str, np.ndarray] | None":
-    """Every score of every video, in their order; None if a signal stopped it."""
-    import numpy as np
-    from accelerate.utils import gather_object
-
-    from core.metrics.segmentation import hard_labels, segmentation_scores
-
-    rows: list[tuple[int, dict[str, float]]] = []
-
-    def score(batch: Mapping, videos: Sequence[int]) -> None:
-        labels = hard_labels(trained.model.segment(batch))
-        scores = segmentation_scores(batch["mask"], labels, as_original=params.as_original)
-        values = {name: of.tolist() for name, of in scores.items()}
-        rows.extend(
-            (int(video), {name: of[place] for name, of in values.items()}) for place, video in enumerate(videos)
-        )
-
-    if not trained.go_through(source, range(len(source)), batch_size, score, "videos segmented"):
-        return None
-    gathered = gather_object(rows) if trained.accelerator.num_processes > 1 else rows
-    ordered = [scores for _, scores in sorted(gathered, key=lambda row: row[0])]
-    return {name: np.array([scores[name] for scores in ordered]) for name in ordered[0]}
-
-
-def means_of(scores: "Mapping[str, np.ndarray]") -> dict[str, float | None]:
-    """Over the videos that have a value: those without objects have none of some scores."""
-    import numpy as np
-
-    valid = {name: values[~np.isnan(values)] for name, values in scores.items()}
-    return {name: float(values.mean()) if len(values) else None for name, values in valid.items()}
 
 
 def main(words: Sequence[str]) -> int:

@@ -43,14 +43,14 @@ class AnswerMethod(ABC):
     def shown(self) -> dict[int, UInt8[Tensor, "T 3 H W"]]:
         """The videos of some samples, by their places in the validation."""
 
-    def initialise(self, model: nn.Module) -> None:
+    def initialise(self, model: nn.Module) -> None:  # noqa: B027 - there is nothing to do
         """Nothing: training starts from random weights."""
 
     def param_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """All that is trained, at `lr`."""
         return [{"params": [value for value in model.parameters() if value.requires_grad], "lr": self.params.lr}]
 
-    def before_step(self, model: nn.Module, step: int, num_steps: int) -> None:
+    def before_step(self, model: nn.Module, step: int, num_steps: int) -> None:  # noqa: B027 - there is nothing to do
         """Nothing changes."""
 
     def scalars(self, model: nn.Module, optimizer: optim.Optimizer) -> dict[str, float]:

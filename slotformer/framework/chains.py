@@ -23,7 +23,8 @@ class Chain:
     """What the commands of a chain share.
 
     `settings` are those of --set by the name of a configuration; those under "" go to all of them. `flags` are for all
-    scripts, `training_flags` for trainings, `script_flags` for one by its name. `fold` is PHYRE's.
+    scripts, `training_flags` for trainings, `script_flags` for one by its name. `fold` is PHYRE's. The scripts are
+    those of `package`; a configuration is named as in the folder of its task, in which it may have a folder of its own.
     """
 
     data_root: Path = Path("data")
@@ -32,21 +33,26 @@ class Chain:
     training_flags: tuple[str, ...] = ()
     script_flags: Mapping[str, Sequence[str]] = field(default_factory=dict)
     fold: int = 0
+    package: str = "slotformer"
 
     def run_name(self, config: str) -> str:
         """Of the training of a configuration; PHYRE's are written for fold 0."""
-        return config.replace("-fold0", f"-fold{self.fold}")
+        return Path(config).name.replace("-fold0", f"-fold{self.fold}")
 
     def weight(self, config: str) -> Path:
         """The best checkpoint of a training."""
         return Path("checkpoint") / self.run_name(config) / "models" / "best.pth"
 
+    def config_file(self, task: str, config: str) -> str:
+        """Where a configuration lies."""
+        return f"{self.package}/{task}/configs/{config}.py"
+
     def train(
         self, task: str, config: str, what: str, reads: Sequence[Path] = (), keys: Mapping[str, object] | None = None
     ) -> Step:
         """The training of a configuration, with `keys` besides the user's settings."""
-        words = ["slotformer/scripts/train.py", "--task", task, "--params", _file(task, config)]
-        if self.run_name(config) != config:
+        words = [f"{self.package}/scripts/train.py", "--task", task, "--params", self.config_file(task, config)]
+        if self.run_name(config) != Path(config).name:
             words += ["--name", self.run_name(config)]
         words += [*self.flags, *self.training_flags, *self._set(config, keys)]
         return Step(what, tuple(words), tuple(reads), (self.weight(config),))
@@ -64,22 +70,24 @@ class Chain:
     ) -> Step:
         """A script of a task's package, with the trained model of `config`."""
         task = script.partition("/")[0]
-        words = [f"slotformer/{script}", "--params", _file(task, config), "--weight", self.weight(config)]
+        words = [
+            f"{self.package}/{script}",
+            "--params",
+            self.config_file(task, config),
+            "--weight",
+            self.weight(config),
+        ]
         words += [*flags, *self.script_flags.get(Path(script).stem, ()), *self.flags, *self._set(config, keys)]
         return Step(what, tuple(map(str, words)), (self.weight(config), *reads), tuple(writes))
 
     def settings_of(self, config: str, keys: Mapping[str, object]) -> list[str]:
         """`keys`, and what the user sets, which goes before them."""
         words = [f"{key}={value}" for key, value in keys.items()]
-        return [*words, *self.settings.get("", ()), *self.settings.get(config, ())]
+        return [*words, *self.settings.get("", ()), *self.settings.get(Path(config).name, ())]
 
     def _set(self, config: str, keys: Mapping[str, object] | None) -> list[str]:
         words = self.settings_of(config, keys or {})
         return ["--set", *words] if words else []
-
-
-def _file(task: str, config: str) -> str:
-    return f"slotformer/{task}/configs/{config}.py"
 
 
 def obj3d(chain: Chain) -> Iterator[Step]:
@@ -187,7 +195,7 @@ def _plan(chain: Chain, savi: str, model: str, readout: str, parts: Path) -> Ste
     words = [script, *chain.script_flags.get(Path(script).stem, ()), *chain.flags]
     models = {"savi_": ("base_slots", savi), "": ("video_prediction", model), "task_cls_": ("phyre_planning", readout)}
     for prefix, (task, config) in models.items():
-        words += [f"--{prefix}params", _file(task, config), f"--{prefix}weight", str(chain.weight(config))]
+        words += [f"--{prefix}params", chain.config_file(task, config), f"--{prefix}weight", str(chain.weight(config))]
         words += [f"--{prefix}set", *chain.settings_of(config, {"phyre_fold": chain.fold})]
     weights = tuple(chain.weight(config) for _, config in models.values())
     return Step("how likely each action solves its task", tuple(words), weights, (parts,))

@@ -41,8 +41,11 @@ IRRELEVANT = {
     "n_sample_frames",
     "rollout_len",
     "use_img_recon_loss",
+    "use_denoise_loss",
     "use_loss_decay",
     "load_mask",
+    "load_anno",
+    "max_obj",
     "cache_latents",
     "use_dpm",
     "loss_decay_pct",
@@ -84,7 +87,7 @@ class Trained:
     accelerator: Accelerator
     provenance: Provenance
     num_frames: int = field(default=0, init=False)
-    """That have gone through the model so far, and the seconds that it took."""
+    """Frames, or pictures, that have gone through the model so far, and the seconds that it took."""
     seconds: float = field(default=0.0, init=False)
 
     @property
@@ -104,21 +107,20 @@ class Trained:
         count = self.accelerator.num_processes
         own = np.array_split(np.asarray(samples, np.int64), count)[self.accelerator.process_index]
         chunks = [own[begin : begin + batch_size] for begin in range(0, len(own), batch_size)]
-        bar = tqdm(
-            total=len(own) * source.num_frames, desc=what, unit=" frames", disable=None if self.is_main else True
-        )
+        length = getattr(source, "num_frames", 1)
+        bar = tqdm(total=len(own) * length, desc=what, unit=" frames", disable=None if self.is_main else True)
         began = None
         with StopSignals() as signals, bar, torch.inference_mode(), self.accelerator.autocast():
             for chunk, batch in zip(chunks, read_ahead(source, chunks, workers)):
                 began = began or time.perf_counter()  # the first reading may have decoded all videos
                 use(to_device(batch, self.accelerator.device), chunk)
-                bar.update(len(chunk) * source.num_frames)
+                bar.update(len(chunk) * length)
                 if signals.received:
                     if self.is_main:
                         tqdm.write(f"{signals.received.name}: stopping; the same command continues")
                     return False
         if began:
-            self.num_frames += len(samples) * source.num_frames
+            self.num_frames += len(samples) * length
             self.seconds += time.perf_counter() - began
         return True
 

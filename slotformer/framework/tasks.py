@@ -34,7 +34,10 @@ class Method(Protocol):
         """What is logged beside the terms of the loss."""
 
     def videos(self, model: nn.Module) -> dict[str, Tensor]:
-        """uint8 (T, 3, H, W) to look at, of whole videos of the validation split; numbers found on the way, ()."""
+        """uint8 (T, 3, H, W) to look at, of whole videos of the validation split, or (3, H, W) of its pictures.
+
+        And numbers found on the way, ().
+        """
 
 
 @runtime_checkable

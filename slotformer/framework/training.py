@@ -50,6 +50,7 @@ FREE = {
     "ddp_unused_params",
     "seed",
     "load_mask",
+    "load_anno",
     "cache_latents",
 }
 """Keys that do not decide what is learnt, or are compared otherwise: they may change when a run is continued."""

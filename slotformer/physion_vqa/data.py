@@ -74,12 +74,12 @@ class LabelledSlots:
         }
 
 
-def build_dataset(params: BaseParams) -> tuple[LabelledSlots, LabelledSlots]:
-    """The videos for training and for validation. Raises ParamsError, DataError."""
+def build_dataset(params: BaseParams, script: str = SCRIPT) -> tuple[LabelledSlots, LabelledSlots]:
+    """The videos for training and for validation, whose slots `script` makes. Raises ParamsError, DataError."""
     subset = subset_of(params)
     if "train" not in SPLITS[subset]:
         raise ParamsError(f"dataset {params.dataset!r} is for testing alone; {PREFIX}readout is to train on")
-    return open_slots(params, subset, "train"), open_slots(params, subset, "val")
+    return tuple(open_slots(params, subset, split, script=script) for split in ("train", "val"))
 
 
 def subset_of(params: BaseParams) -> str:
@@ -90,22 +90,29 @@ def subset_of(params: BaseParams) -> str:
     return params.dataset.removeprefix(PREFIX)
 
 
-def open_slots(params: BaseParams, subset: str, split: str, as_original: bool = False) -> LabelledSlots:
-    """A split of a subset, whose slots are in `slots_root`, or beside it as `<subset>_slots`.
-
-    Raises ParamsError, DataError.
+def open_slots(
+    params: BaseParams,
+    subset: str,
+    split: str,
+    as_original: bool = False,
+    path: Path | None = None,
+    script: str = SCRIPT,
+) -> LabelledSlots:
+    """A split of a subset, whose slots `script` has made: in `path`; None: in `slots_root`, or beside it as
+    `<subset>_slots`. Raises ParamsError, DataError.
     """
     if params.frame_offset != 1:
         raise ParamsError(f"frame_offset is {params.frame_offset}; expected 1: the read-out sees every frame")
-    path = Path(params.slots_root)
-    if subset != subset_of(params):
-        path = path.with_name(f"{subset}_slots{path.suffix}")
+    if path is None:
+        path = Path(params.slots_root)
+        if subset != subset_of(params):
+            path = path.with_name(f"{subset}_slots{path.suffix}")
     try:
         path = find_slots(slots_path(path))
     except DataError as error:
         raise DataError(
             f"{path}: no such file, nor one of that name in models/ or models/epoch/ beside it. Roll out the slots "
-            f"first: python {SCRIPT} --subset {subset} ...; or name their file with --set slots_root=FILE"
+            f"first: python {script} --subset {subset} ...; or name their file with --set slots_root=FILE"
         ) from error
     size = (params.readout_dict["num_slots"], params.readout_dict["slot_size"])
     tasks = tuple(params.get("tasks", ["all"]))

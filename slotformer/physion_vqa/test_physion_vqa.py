@@ -17,10 +17,12 @@ import json
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from core.commandline import StrictParser
 from core.outcome import exit_code_of
 from slotformer.framework.flags import build_parser
 
@@ -39,11 +41,16 @@ AS_ORIGINAL = (
 
 def parse_arguments(words: Sequence[str]) -> Namespace:
     """The command line. Ends the process if it cannot be understood."""
-    parser = build_parser("slotformer/physion_vqa/test_physion_vqa.py", __doc__)
+    return build_test_parser("slotformer/physion_vqa/test_physion_vqa.py", __doc__).parse(words)
+
+
+def build_test_parser(script: str, description: str) -> StrictParser:
+    """The flags of a test of read-outs."""
+    parser = build_parser(script, description)
     what = f"probabilities above which the answer is yes (default: {' '.join(map(str, THRESHOLDS))})"
     parser.add_argument("--threshs", type=_probability, nargs="+", default=list(THRESHOLDS), metavar="P", help=what)
     parser.add_argument("--as_original", action="store_true", help=f"{AS_ORIGINAL}: for comparison with the paper")
-    return parser.parse(words)
+    return parser
 
 
 def _probability(text: str) -> float:
@@ -58,22 +65,30 @@ def _probability(text: str) -> float:
 
 def evaluate(arguments: Namespace, words: Sequence[str]) -> int:
     """Evaluate as the command line says; the exit code."""
-    from core.training.launch import end_processes
     from slotformer import physion_vqa
-    from slotformer.framework.extraction import launched, open_trained, read_params
     from slotformer.physion_vqa.data import open_slots
+
+    return evaluate_readout(arguments, words, physion_vqa, open_slots)
+
+
+def evaluate_readout(
+    arguments: Namespace, words: Sequence[str], task: ModuleType, open_split: Callable[..., "LabelledSlots"]
+) -> int:
+    """Evaluate read-outs of `task` on what `open_split(params, subset, split, as_original)` gives; the exit code."""
+    from core.training.launch import end_processes
+    from slotformer.framework.extraction import launched, open_trained, read_params
     from slotformer.physion_vqa.evaluation import touch_probabilities
 
-    params = read_params(arguments, physion_vqa, "PhysionReadout")
+    params = read_params(arguments, task, "PhysionReadout")
     if (code := launched(arguments, params, words)) is not None:
         return code
     weights, results = weights_of(arguments.weight), results_file(arguments)
     chosen_on = ("test", "test") if arguments.as_original else ("readout", "val")
     sources = {
-        subset: open_slots(params, subset, split, arguments.as_original)
+        subset: open_split(params, subset, split, arguments.as_original)
         for subset, split in dict([chosen_on, ("test", "test")]).items()
     }
-    trained = [open_trained(Namespace(**{**vars(arguments), "weight": path}), params, physion_vqa) for path in weights]
+    trained = [open_trained(Namespace(**{**vars(arguments), "weight": path}), params, task) for path in weights]
     found = {subset: touch_probabilities(trained, source, params.val_batch_size) for subset, source in sources.items()}
     end_processes(trained[0].accelerator)
     if trained[0].is_main:

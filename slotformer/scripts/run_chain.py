@@ -12,8 +12,9 @@ import shlex
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 from core.commandline import StrictParser, positive
 from core.outcome import exit_code_of
@@ -26,15 +27,21 @@ FOR_TRAININGS = ("fp16", "cudnn", "resident")
 
 def parse_arguments(words: Sequence[str]) -> Namespace:
     """The command line. Ends the process if it cannot be understood."""
-    parser = StrictParser("slotformer/scripts/run_chain.py", __doc__)
-    parser.add_argument("chain", choices=CHAINS, help="data set")
+    parser = build_chain_parser("slotformer/scripts/run_chain.py", __doc__, CHAINS)
+    parser.add_argument("--fold", type=int, choices=range(FOLDS), default=0, help="of PHYRE (default: 0)")
+    return parser.parse(words)
+
+
+def build_chain_parser(script: str, description: str, chains: Collection[str]) -> StrictParser:
+    """The flags of all scripts that run chains."""
+    parser = StrictParser(script, description)
+    parser.add_argument("chain", choices=chains, help="data set")
     what = "only list the commands, and what each reads and writes"
     parser.add_argument("--dry-run", "--dry_run", action="store_true", help=what)
-    what = "folder that holds OBJ3D, CLEVRER and Physion (default: data)"
+    what = "folder that holds those of the data sets (default: data)"
     parser.add_argument("--data_root", type=Path, default=Path("data"), metavar="DIR", help=what)
     parser.add_argument("--first", type=positive, default=1, metavar="N", help="step to begin with (default: 1)")
     parser.add_argument("--last", type=positive, metavar="N", help="step to end with (default: the last)")
-    parser.add_argument("--fold", type=int, choices=range(FOLDS), default=0, help="of PHYRE (default: 0)")
     what = "settings of all configurations, or of CONFIG:KEY=VALUE"
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=what)
     what = "flags of one script, as in rollout_clevrer_slots:num_observed=64"
@@ -44,11 +51,11 @@ def parse_arguments(words: Sequence[str]) -> Namespace:
     for flag in (*FOR_ALL, *FOR_TRAININGS):
         where = "of all commands" if flag in FOR_ALL else "of the trainings"
         parser.add_argument(f"--{flag}", action="store_true", help=f"flag {where}")
-    return parser.parse(words)
+    return parser
 
 
-def chain_of(arguments: Namespace) -> Chain:
-    """What the command line says of all steps."""
+def chain_of(arguments: Namespace, **others: Any) -> Chain:
+    """What the command line says of all steps; `others` are further fields of the chain."""
     settings: dict[str, list[str]] = {}
     for word in arguments.set:
         config, colon, setting = word.partition(":")
@@ -61,7 +68,7 @@ def chain_of(arguments: Namespace) -> Chain:
         if not colon or "=" not in flag:
             raise ValueError(f"--script_flags {word!r}: expected SCRIPT:FLAG=VALUE")
         script_flags.setdefault(script, []).append(f"--{flag}")
-    return Chain(arguments.data_root, settings, for_all, for_trainings, script_flags, arguments.fold)
+    return Chain(arguments.data_root, settings, for_all, for_trainings, script_flags, **others)
 
 
 def _given(arguments: Namespace, flags: Sequence[str]) -> tuple[str, ...]:
@@ -88,10 +95,8 @@ def describe(number: int, step: Step) -> list[str]:
     return lines
 
 
-def run(arguments: Namespace) -> int:
+def run(arguments: Namespace, chain: Chain, steps: Sequence[Step]) -> int:
     """Run or list the steps; the exit code."""
-    chain = chain_of(arguments)
-    steps = list(CHAINS[arguments.chain](chain))
     check_names(chain, steps)
     last = arguments.last or len(steps)
     if not arguments.first <= last <= len(steps):
@@ -122,7 +127,12 @@ def run(arguments: Namespace) -> int:
 def main(words: Sequence[str]) -> int:
     """Run a chain as the command line says; the exit code."""
     arguments = parse_arguments(words)
-    return exit_code_of(lambda: run(arguments))
+
+    def run_steps() -> int:
+        chain = chain_of(arguments, fold=arguments.fold)
+        return run(arguments, chain, list(CHAINS[arguments.chain](chain)))
+
+    return exit_code_of(run_steps)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ class SlotClips:
         self.split = split
         self.pictures = pictures
         self.path = slots.path
+        self.num_frames = clips.num_frames
         slots.check(split, clips.names)
         needed = int(clips.clips[:, 1].max()) + (clips.num_frames - 1) * clips.frame_offset + 1
         for name in clips.names:
@@ -120,7 +121,8 @@ def build_dataset(params: BaseParams) -> tuple[BatchSource, BatchSource]:
 def open_slots(params: BaseParams, split: str, num_frames: int | None, pictures: bool) -> BatchSource:
     """Clips of a split, or (`num_frames` None) whole videos. Raises ParamsError for a data set that is none.
 
-    `slots_root` is a file of slots, .h5 or .pkl; for PHYRE a folder for each split, {} in its name being the split.
+    `slots_root` is a file of slots, .h5 or .pkl, which may lie beside the weight below its folder (`slots_path`); for
+    PHYRE a folder for each split, {} in its name being the split.
     """
     name = params.dataset
     if name not in DATASETS:
@@ -135,4 +137,4 @@ def open_slots(params: BaseParams, split: str, num_frames: int | None, pictures:
             trials, SlotFolder(slots_path(params.slots_root.format(split)), len(trials)), size, pictures
         )
     clips: Any = open_data(plain, split, num_frames, masks=pictures and split != "train" and num_frames is not None)
-    return SlotClips(clips, SlotFile(params.slots_root), split, size, pictures)
+    return SlotClips(clips, SlotFile(slots_path(params.slots_root)), split, size, pictures)

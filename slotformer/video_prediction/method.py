@@ -17,17 +17,19 @@ from slotformer.framework.params import BaseParams, ParamsError
 from slotformer.video_prediction.data import open_slots
 
 
-def load_parts(model: nn.Module, params: BaseParams, entry: str, trained: str, parts: dict[str, str]) -> None:
+def load_parts(
+    model: nn.Module, params: BaseParams, entry: str, trained: str, parts: dict[str, str], task: str = "base_slots"
+) -> None:
     """Load frozen parts of `model` from the weights of a model of the class `trained`, which `entry` names.
 
-    `parts` says what they are called in `trained`. Raises ParamsError if the file is not named or not there,
-    CheckpointError if it holds other weights.
+    `parts` says what they are called in `trained`, which is a model of `task`. Raises ParamsError if the file is not
+    named or not there, CheckpointError if it holds other weights.
     """
     settings, _, key = entry.partition(".")
     path = params.get(settings, {}).get(key)
     if not path or not Path(path).is_file():
         raise ParamsError(
-            f"{entry}: {path or 'no path'}: no such file. Train {trained} first, with a configuration of base_slots, "
+            f"{entry}: {path or 'no path'}: no such file. Train {trained} first, with a configuration of {task}, "
             f"or name its weights with --set {entry}=FILE"
         )
     weights = original.read_weights(Path(path), trained)

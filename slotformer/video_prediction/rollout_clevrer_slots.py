@@ -47,7 +47,7 @@ def roll_out(arguments: Namespace, words: Sequence[str]) -> int:
     params = read_params(arguments, video_prediction, "SlotFormer")
     if params.dataset != "clevrer_slots":
         raise ParamsError(f"dataset {params.dataset!r} is not clevrer_slots")
-    return write_rollouts(arguments, words, params, Path(params.slots_root), "rollout_slots")
+    return write_rollouts(arguments, words, video_prediction, params, Path(params.slots_root), "rollout_slots")
 
 
 def main(words: Sequence[str]) -> int:

@@ -6,6 +6,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -123,16 +124,15 @@ def _hash(values: Mapping[str, Any] | None) -> str:
 
 
 def write_rollouts(
-    arguments: Namespace, words: Sequence[str], params: "BaseParams", slots_path: Path, link: str
+    arguments: Namespace, words: Sequence[str], task: ModuleType, params: "BaseParams", slots_path: Path, link: str
 ) -> int:
     """Roll out all videos of a file of slots to --save_path, linked as `link` beside the weight; the exit code.
 
-    Reads --num_observed, --num_frames and --bs, too.
+    The model is one of `task`. Reads --num_observed, --num_frames and --bs, too.
     """
     from core.data.slot_writer import SlotWriter
     from core.training.launch import end_processes
     from core.training.signals import STOPPED_EXIT_CODE
-    from slotformer import video_prediction
     from slotformer.base_slots.extract_slots import other_format
     from slotformer.framework.extraction import launched, link_beside, open_trained
 
@@ -146,7 +146,7 @@ def write_rollouts(
         split: ObservedSlots(slots, split, num_observed, num_frames - num_observed, size) for split in slots.splits
     }
     decisive = {"slots": origin_of(slots), "num_observed": num_observed, "num_frames": num_frames}
-    trained = open_trained(arguments, params, video_prediction, decisive)
+    trained = open_trained(arguments, params, task, decisive)
     path, names = arguments.save_path, {split: source.names for split, source in sources.items()}
     writer = SlotWriter(path, trained.provenance)
     is_done = writer.is_done(names)

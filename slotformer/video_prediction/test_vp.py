@@ -25,6 +25,7 @@ from core.outcome import exit_code_of
 from slotformer.framework.flags import build_parser, count_or_default
 
 if TYPE_CHECKING:
+    from core.data.slots import SlotFile
     from core.metrics.video_prediction import StepMeans
     from slotformer.framework.extraction import Trained
     from slotformer.framework.params import BaseParams
@@ -93,22 +94,28 @@ def evaluate(arguments: Namespace, words: Sequence[str]) -> int:
 
 def remarks_on(source: "SlotClips", params: "BaseParams", arguments: Namespace, rollout_len: int) -> list[str]:
     """What about the slots, the weights and the data deserves a second look."""
+    remarks = remarks_on_slots(source.slots, params, rollout_len)
+    if not getattr(source.clips, "masks", False):
+        how = "are zeros, as the original writes them" if arguments.as_original else "are left out"
+        remarks.append(f"{params.data_root} has no masks: scores of objects {how}")
+    return remarks
+
+
+def remarks_on_slots(slots: "SlotFile", params: "BaseParams", rollout_len: int) -> list[str]:
+    """Where more is predicted than the model has learnt to, or shown by a decoder that the slots were not made for."""
     from core.provenance import file_hash, read_provenance
 
     remarks = []
     trained_len = params.loss_dict["rollout_len"]
     if rollout_len > trained_len:
         remarks.append(f"{rollout_len} frames are predicted, the model was trained to predict {trained_len}")
-    slots, decoder = source.slots, Path(params.dec_dict.get("dec_ckp_path") or "")
+    decoder = Path(params.dec_dict.get("dec_ckp_path") or "")
     made_by = slots.provenance or read_provenance(slots.path.with_name(f"{slots.path.name}.json")) or {}
     if decoder.is_file() and made_by.get("weight_sha256", file_hash(decoder)) != file_hash(decoder):
         remarks.append(
             f"the slots in {slots.path} were made by another weight ({made_by.get('weight')}) than "
             f"dec_dict.dec_ckp_path={decoder}, whose decoder is to show them"
         )
-    if not getattr(source.clips, "masks", False):
-        how = "are zeros, as the original writes them" if arguments.as_original else "are left out"
-        remarks.append(f"{params.data_root} has no masks: scores of objects {how}")
     return remarks
 
 

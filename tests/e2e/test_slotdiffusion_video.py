@@ -16,11 +16,11 @@ from core.nn.noise import standard_normal
 from core.runs import load_model
 from core.training.checkpoint import load, save
 from slotdiffusion import video_based
+from slotdiffusion.framework.generation import picture_of, pixels_of, to_pixels
+from slotdiffusion.framework.mixing import mixed
 from slotdiffusion.video_based.data import open_data
-from slotdiffusion.video_based.generation import picture_of, pixels_of, to_pixels
-from slotdiffusion.video_based.mixing import mixed
 from tests.conftest import ROOT, Runner
-from tests.slotdiffusion_runs import config_of, evaluation_words, small_params, train_words
+from tests.slotdiffusion_runs import TrainedOnce, config_of, copied, evaluation_words, small_params, train_words
 from tests.slotformer_runs import assert_same_weights, losses, newest, rows
 
 NAME = "savi_ldm_movid_params-res128"
@@ -30,32 +30,7 @@ NO_BARS = {"TQDM_DISABLE": "1"}
 @pytest.fixture(scope="module")
 def trained(run: Runner, movi: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders of trainings of one epoch, by kind of model, made when they are first asked for."""
-    cwd = tmp_path_factory.mktemp("trained")
-    needs = {
-        "savi_ldm": ("vqvae", "dec_dict.vae_dict.vqvae_ckp_path"),
-        "steve": ("dvae", "dvae_dict.dvae_ckp_path"),
-    }
-
-    class Trained(dict):
-        def __missing__(self, kind: str) -> Path:
-            settings = ()
-            if kind in needs:
-                base, key = needs[kind]
-                settings = (f"{key}={newest(self[base])}",)
-            done = run(*train_words(kind, movi, kind, settings=settings), cwd=cwd)
-            assert done.returncode == 0, done.stderr
-            assert f"finished; the weights are in checkpoint/{kind}/models" in done.stdout
-            self[kind] = cwd / "checkpoint" / kind
-            return self[kind]
-
-    return Trained()
-
-
-def copied(weight: Path, folder: Path) -> Path:
-    """A weight in a folder of its own, beside which results lie."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "model.pth").write_bytes(weight.read_bytes())
-    return folder / "model.pth"
+    return TrainedOnce(run, train_words, movi, tmp_path_factory.mktemp("trained"))
 
 
 def frames_of(folder: Path) -> np.ndarray:

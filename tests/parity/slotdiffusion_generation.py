@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from slotdiffusion.video_based.mixing import donors_of_original, mixed
+from slotdiffusion.framework.mixing import donors_of_original, mixed
 from tests.parity.golden import Case, Check
 
 

@@ -14,16 +14,14 @@ from tests.parity.slotdiffusion_encoders import CHECKS as ENCODER_CHECKS
 from tests.parity.slotdiffusion_generation import CHECKS as GENERATION_CHECKS
 from tests.parity.slotdiffusion_layout import CHECKS as LAYOUT_CHECKS
 from tests.parity.slotdiffusion_metrics import CHECKS as METRIC_CHECKS
+from tests.parity.slotdiffusion_physion import CHECKS as PHYSION_CHECKS
 from tests.parity.slotdiffusion_vae import CHECKS as VAE_CHECKS
 from tests.parity.video_preprocessing import within_rounding
 from tests.video_files import write_frames
 
 SYSTEM = "slotdiffusion"
 
-PENDING = {
-    "ldm-slotformer",
-    "physion-readout",
-}
+PENDING: set[str] = set()
 
 FOLDERS = {"train": "train", "val": "validation", "test": "test"}
 
@@ -100,6 +98,7 @@ CHECKS: dict[str, Check] = {
     **GENERATION_CHECKS,
     **LAYOUT_CHECKS,
     **METRIC_CHECKS,
+    **PHYSION_CHECKS,
     **VAE_CHECKS,
 }
 

@@ -10,9 +10,9 @@ import torch
 from core.data.errors import DataError
 from core.metrics.video import RandomVideoFeatures
 from core.provenance import Provenance
-from slotdiffusion.video_based.generation import start_noise, to_pixels
-from slotdiffusion.video_based.mixing import donors_of_original, donors_of_set, mixed
-from slotdiffusion.video_based.video_folders import VideoFolder, frechet_distance, fvd
+from slotdiffusion.framework.generation import start_noise, to_pixels
+from slotdiffusion.framework.mixing import donors_of_original, donors_of_set, mixed
+from slotdiffusion.framework.output_folders import VideoFolder, frechet_distance, fvd
 
 CPU = torch.device("cpu")
 
@@ -33,7 +33,7 @@ def test_the_circle_is_drawn_by_the_seed() -> None:
 
 
 def test_the_original_exchanges_within_batches_and_only_the_first_slots() -> None:
-    donors = donors_of_original(num_videos=5, num_slots=4, batch_size=2)
+    donors = donors_of_original(num_samples=5, num_slots=4, batch_size=2)
     assert donors.tolist() == [[0, 1, 0, 0], [1, 0, 1, 1], [2, 3, 2, 2], [3, 2, 3, 3], [4, 4, 4, 4]]
     np.testing.assert_array_equal(donors_of_original(3, 4, 1), np.arange(3)[:, None].repeat(4, axis=1))
 

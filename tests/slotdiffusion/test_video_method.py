@@ -11,8 +11,8 @@ from core.metrics.segmentation import hard_labels, segmentation_scores
 from core.nn.noise import ImageNoise
 from core.training.checkpoint import CheckpointError, save
 from slotdiffusion import video_based
+from slotdiffusion.framework.frozen_codes import check_autoencoder
 from slotdiffusion.models.vqvae import VQVAE
-from slotdiffusion.video_based import encoded_clips
 from slotdiffusion.video_based.data import open_data, open_validation
 from slotdiffusion.video_based.extract_slots import SUBSETS, open_videos
 from slotformer.base_slots.models.dvae import dVAE
@@ -93,7 +93,7 @@ def test_another_autoencoder_than_the_checkpoints_is_an_error(
 ) -> None:
     params = diffusion_params(movi, weights)
     model = diffusion_model(params)
-    encoded_clips.check_autoencoder(params, model)
+    check_autoencoder(params, model)
     with torch.no_grad():
         model.dm_decoder.vae.vqvae.encoder.conv_in.weight += 1
     with pytest.raises(CheckpointError, match="holds another autoencoder than the checkpoint"):

@@ -1,4 +1,7 @@
-"""Videos to look at: frames, reconstructions, masks and slots side by side, with white lines. All are in [0, 1]."""
+"""Videos to look at: frames, reconstructions, masks and slots side by side, with white lines. All are in [0, 1].
+
+Of pictures, too: T rows, which a method puts below each other.
+"""
 
 from collections.abc import Sequence
 

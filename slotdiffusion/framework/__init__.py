@@ -1,0 +1,1 @@
+"""What the tasks of SlotDiffusion have in common, beside what they share with SlotFormer's."""
