@@ -17,7 +17,7 @@ from core.files import replacing
 from core.provenance import Provenance
 from core.training.launch import end_processes
 from core.training.signals import STOPPED_EXIT_CODE
-from slotdiffusion.framework.generation import Medium, picture_of, pixels_of, slots_of, start_noise, to_pixels
+from slotdiffusion.framework.generation import Medium, Sampling, pixels_of, slots_of, to_pixels
 from slotdiffusion.framework.generation_flags import SHOWN_VIDEOS
 from slotdiffusion.framework.mixing import Donors, donors_of_original, donors_of_set, mixed
 from slotdiffusion.framework.output_folders import SampleFolder, free_to_write, write_mp4
@@ -34,7 +34,8 @@ def compose(arguments: Namespace, words: Sequence[str], medium: Medium) -> int:
     source, data = medium.open_test(params)
     wanted = params.val_batch_size if arguments.bs == -1 else arguments.bs
     mixing = {"mixing": f"as the original, in batches of {wanted}" if arguments.as_original else "the whole set"}
-    trained = open_trained(arguments, params, medium.task, {**data, **mixing, "seed": arguments.seed})
+    sampling = Sampling.of(arguments, params)
+    trained = open_trained(arguments, params, medium.task, {**data, **mixing, **sampling.decisive})
     batch_size = videos_at_a_time(trained.model, trained.accelerator.device, wanted)
     num_slots = trained.model.init_latents.shape[1]
     if arguments.as_original:
@@ -46,7 +47,7 @@ def compose(arguments: Namespace, words: Sequence[str], medium: Medium) -> int:
         generated.claim(trained.provenance)
         real.claim(Provenance(data))
     target = folder / "vis" if arguments.save_video else generated
-    if not generate(trained, source, donors, target, real, batch_size, arguments.seed, medium.name):
+    if not generate(trained, source, donors, target, real, batch_size, sampling, medium.name):
         return STOPPED_EXIT_CODE
     trained.report_speed()
     end_processes(trained.accelerator)
@@ -66,7 +67,7 @@ def generate(
     target: SampleFolder | Path,
     real: SampleFolder,
     batch_size: int,
-    seed: int,
+    sampling: Sampling,
     what: str,
 ) -> bool:
     """Write all samples that are not there yet, as pictures or as mp4; False if a signal stopped it."""
@@ -81,7 +82,7 @@ def generate(
     def work(batch: dict[str, Tensor], indices: Sequence[int]) -> None:
         device = trained.accelerator.device
         chosen = torch.from_numpy(mixed(slots, donors[indices])).to(device)
-        pictures = to_pixels(picture_of(trained.model, chosen, start_noise(seed, indices, device))).numpy()
+        pictures = to_pixels(sampling.pictures(trained.model, chosen, indices)).numpy()
         for index, frames, truth in zip(indices, pictures, pixels_of(batch).numpy()):
             if is_mp4:
                 write_mp4(target / f"{index}_comp.mp4", frames)

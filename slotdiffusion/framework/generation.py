@@ -3,6 +3,7 @@
 Shapes: B videos, or pictures as videos of one frame, T frames, N slots, D slot size.
 """
 
+from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -14,11 +15,12 @@ from torch import Tensor, nn
 
 from core.data.loader import BatchSource
 from core.nn.noise import Noise, derive_seed
+from slotdiffusion.framework.frozen_codes import OF_LATENTS
 from slotdiffusion.framework.output_folders import SampleFolder
 from slotdiffusion.models.savi import SAVi
 from slotdiffusion.models.savi_diffusion import SAViDiffusion
 from slotdiffusion.models.steve import STEVE
-from slotformer.framework.params import BaseParams
+from slotformer.framework.params import BaseParams, ParamsError
 
 TOKEN_FRAMES = 24
 """Whose words are generated in one pass."""
@@ -44,15 +46,15 @@ class Medium:
 
 
 def picture_of(
-    model: SAViDiffusion | SAVi | STEVE, slots: Float[Tensor, "B T N D"], noise: Noise
+    model: SAViDiffusion | SAVi | STEVE, slots: Float[Tensor, "B T N D"], noise: Noise, **solver: Any
 ) -> Float[Tensor, "B T 3 H W"]:
     """What the model's decoder makes of slots, in [-1, 1] but for errors.
 
-    SlotDiffusion samples with DPM-Solver++ from the draw `start` (B, T, C, h, w); SAVi decodes; STEVE generates each
+    SlotDiffusion samples as `solver` says from the draw `start` (B, T, C, h, w); SAVi decodes; STEVE generates each
     frame word by word, the most likely word after the most likely word. So do their like for pictures.
     """
     if isinstance(model, SAViDiffusion):
-        return model.generate(slots, noise).float()
+        return model.generate(slots, noise, **solver)
     if isinstance(model, SAVi):
         clips = slots.split(model.clip_len, dim=1)
         return torch.cat([model.decode(clip).recon for clip in clips], dim=1).float()
@@ -72,6 +74,35 @@ def start_noise(seed: int, samples: Sequence[int], device: torch.device) -> Nois
         return torch.stack(starts).to(device).expand(shape)
 
     return draw
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the scripts make pictures of slots."""
+
+    seed: int
+    solver: Mapping[str, Any]
+    """What --solver and --solver_steps say to `picture_of`."""
+
+    @staticmethod
+    def of(arguments: Namespace, params: BaseParams) -> "Sampling":
+        """Raises ParamsError where there is nothing to solve for."""
+        given = {"sampler": arguments.solver, "steps": arguments.solver_steps}
+        solver = {name: value for name, value in given.items() if value is not None}
+        if solver and params.model not in OF_LATENTS:
+            raise ParamsError(f"--solver, --solver_steps: {params.model} does not sample its pictures; leave them out")
+        return Sampling(arguments.seed, solver)
+
+    @property
+    def decisive(self) -> dict[str, Any]:
+        """What the pictures depend on."""
+        return {**self.solver, "seed": self.seed}
+
+    def pictures(
+        self, model: SAViDiffusion | SAVi | STEVE, slots: Float[Tensor, "B T N D"], samples: Sequence[int]
+    ) -> Float[Tensor, "B T 3 H W"]:
+        """Those of samples with these numbers, see `start_noise`."""
+        return picture_of(model, slots, start_noise(self.seed, samples, slots.device), **self.solver)
 
 
 def slots_of(model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, "B T N D"]:

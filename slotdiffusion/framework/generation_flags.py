@@ -6,6 +6,8 @@ from core.commandline import StrictParser, natural, positive
 from slotformer.framework.flags import build_parser, count_or_default
 
 SHOWN_VIDEOS = 100
+SOLVERS = ("dpm", "dpm_multistep", "ddim")
+"""Samplers that draw nothing but the noise they begin at."""
 
 
 def build_video_parser(script: str, description: str) -> StrictParser:
@@ -31,6 +33,10 @@ def build_picture_parser(script: str, description: str) -> StrictParser:
 
 def _build_parser(script: str, description: str) -> StrictParser:
     parser = build_parser(script, description)
+    what = f"what finds a picture for slots: {', '.join(SOLVERS)} (default: dpm, DPM-Solver++ of order 3)"
+    parser.add_argument("--solver", choices=SOLVERS, help=what)
+    what = "evaluations of the denoiser for a picture (default: 20, as published)"
+    parser.add_argument("--solver_steps", type=positive, metavar="N", help=what)
     what = "of what is drawn, for each sample by itself (default: 0)"
     parser.add_argument("--seed", type=natural, default=0, help=what)
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for what is written (default: the weight's)")

@@ -18,15 +18,7 @@ from core.metrics.reconstruction import reconstruction_scores
 from core.provenance import Provenance
 from core.training.launch import end_processes
 from core.training.signals import STOPPED_EXIT_CODE
-from slotdiffusion.framework.generation import (
-    Medium,
-    picture_of,
-    pixels_of,
-    slots_of,
-    start_noise,
-    to_pixels,
-    videos_of,
-)
+from slotdiffusion.framework.generation import Medium, Sampling, pixels_of, slots_of, to_pixels, videos_of
 from slotdiffusion.framework.generation_flags import SHOWN_VIDEOS
 from slotdiffusion.framework.output_folders import SampleFolder, free_to_write, write_mp4
 from slotformer.framework.extraction import Trained, launched, open_trained, read_params, videos_at_a_time
@@ -57,11 +49,12 @@ def reconstruct(arguments: Namespace, words: Sequence[str], medium: Medium) -> i
         return code
     folder = free_to_write(arguments.out or arguments.weight.parent)
     source, data = medium.open_test(params)
-    trained = open_trained(arguments, params, medium.task, {**data, "seed": arguments.seed})
+    sampling = Sampling.of(arguments, params)
+    trained = open_trained(arguments, params, medium.task, {**data, **sampling.decisive})
     wanted = params.val_batch_size if arguments.bs == -1 else arguments.bs
     batch_size = videos_at_a_time(trained.model, trained.accelerator.device, wanted)
     if arguments.save_video:
-        if not write_mp4s(trained, source, folder / "vis", batch_size, arguments.seed):
+        if not write_mp4s(trained, source, folder / "vis", batch_size, sampling):
             return STOPPED_EXIT_CODE
         end_processes(trained.accelerator)
         return 0
@@ -72,7 +65,7 @@ def reconstruct(arguments: Namespace, words: Sequence[str], medium: Medium) -> i
         trained.provenance.claim(outputs.scores)
         real.claim(Provenance(data))
     percept_dist, remarks = perceptual_distance(trained)
-    if not generate(trained, source, outputs, batch_size, arguments.seed, percept_dist, medium.name):
+    if not generate(trained, source, outputs, batch_size, sampling, percept_dist, medium.name):
         return STOPPED_EXIT_CODE
     trained.report_speed()
     end_processes(trained.accelerator)
@@ -96,7 +89,7 @@ def generate(
     source: BatchSource,
     outputs: Outputs,
     batch_size: int,
-    seed: int,
+    sampling: Sampling,
     percept_dist: Callable | None,
     what: str,
 ) -> bool:
@@ -112,8 +105,7 @@ def generate(
 
     def work(batch: dict[str, Tensor], indices: Sequence[int]) -> None:
         videos = videos_of(batch)
-        noise = start_noise(seed, indices, videos.device)
-        pictures = picture_of(trained.model, slots_of(trained.model, batch), noise)
+        pictures = sampling.pictures(trained.model, slots_of(trained.model, batch), indices)
         with torch.autocast(videos.device.type, enabled=False):
             found = reconstruction_scores(pictures, 2 * videos - 1, percept_dist)
         rows = zip(indices, to_pixels(pictures).numpy(), pixels_of(batch).numpy())
@@ -155,12 +147,11 @@ def write_results(
     print(f"{medium.name} in {outputs.recon.path} and {outputs.real.path}, scores in {results}")
 
 
-def write_mp4s(trained: Trained, source: BatchSource, folder: Path, batch_size: int, seed: int) -> bool:
+def write_mp4s(trained: Trained, source: BatchSource, folder: Path, batch_size: int, sampling: Sampling) -> bool:
     """Videos to look at; False if a signal stopped it."""
 
     def work(batch: dict[str, Tensor], videos: Sequence[int]) -> None:
-        noise = start_noise(seed, videos, batch["video"].device)
-        pictures = picture_of(trained.model, slots_of(trained.model, batch), noise)
+        pictures = sampling.pictures(trained.model, slots_of(trained.model, batch), videos)
         for video, generated, truth in zip(videos, to_pixels(pictures).numpy(), pixels_of(batch).numpy()):
             write_mp4(folder / f"{video}_recon.mp4", generated)
             write_mp4(folder / f"{video}_gt.mp4", truth)

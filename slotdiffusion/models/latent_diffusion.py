@@ -276,11 +276,13 @@ class LatentDiffusion(nn.Module):
         together: int,
         steps: int | None = None,
         same_noise: bool = False,
+        sampler: str = "dpm",
     ) -> Float[Tensor, "B T 3 H W"]:
-        """Frames of videos from their slots, in [-1, 1] but for errors, by DPM-Solver++ with `steps` evaluations.
+        """Frames of videos from their slots, in [-1, 1] but for errors, by a sampler that draws nothing but its start.
 
-        With the average of weights, if there is one. The draw `start` is (B, T, C, h, w), or with `same_noise`
-        (1, C, h, w) for all frames. So many frames `together` as fit the memory; it changes no number.
+        For `steps` and `sampler` see `sample_states`. With the average of weights, if there is one. The draw `start` is
+        (B, T, C, h, w), or with `same_noise` (1, C, h, w) for all frames. So many frames `together` as fit the memory;
+        it changes no number.
         """
         frames, size = slots.flatten(0, 1), (self.channels, *self.resolution)
         if same_noise:
@@ -289,7 +291,7 @@ class LatentDiffusion(nn.Module):
             starts = noise("start", (*slots.shape[:2], *size)).flatten(0, 1)
         with self.average_scope():
             pictures = [
-                self.sample(few, lambda name, shape, start=start: start, steps=steps)
+                self.sample(few, lambda name, shape, start=start: start, steps=steps, sampler=sampler)
                 for few, start in zip(frames.split(together), starts.split(together))
             ]
         return torch.cat(pictures).float().unflatten(0, slots.shape[:2])

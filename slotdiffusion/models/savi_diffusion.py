@@ -76,7 +76,7 @@ class SAViDiffusion(SlotEncoder):
         tracks = list(self._tracks(video))
         slots = torch.cat([track.slots for track in tracks], dim=1)
         masks = torch.cat([self.masks(track, video.shape[-2:]) for track in tracks], dim=1)
-        recon = self.generate(slots, noise or standard_normal(video.device), steps, same_noise)
+        recon = self.generate(slots, noise or standard_normal(video.device), steps, same_noise=same_noise)
         return Decomposition(recon=(recon / 2 + 0.5).clamp(0, 1), masks=masks, slots=slots)
 
     def segment(self, batch: dict[str, Tensor], noise: Noise | None = None) -> Float[Tensor, "B T N H W"]:
@@ -89,13 +89,13 @@ class SAViDiffusion(SlotEncoder):
         return torch.cat([track.slots for track in self._tracks(batch["video"])], dim=1)
 
     def generate(
-        self, slots: Float[Tensor, "B T N D"], noise: Noise, steps: int | None = None, same_noise: bool = False
+        self, slots: Float[Tensor, "B T N D"], noise: Noise, steps: int | None = None, **options: Any
     ) -> Float[Tensor, "B T 3 H W"]:
         """Pictures of slots, also of mixed or predicted ones, in [-1, 1] but for errors.
 
-        `clip_len` frames of each video at a time; see `LatentDiffusion.generate`.
+        `clip_len` frames of each video at a time; for `options` see `LatentDiffusion.generate`.
         """
-        return self.dm_decoder.generate(slots, noise, len(slots) * self.clip_len, steps, same_noise)
+        return self.dm_decoder.generate(slots, noise, len(slots) * self.clip_len, steps, **options)
 
     def _draws(self, step: int, video: Float[Tensor, "B T 3 H W"]) -> Noise:
         """Of frames, a row of each video."""

@@ -116,6 +116,16 @@ def test_reconstructions_are_scored_written_and_continued(
     assert json.loads(results.read_text())["scores"] == pytest.approx(found["scores"], rel=1e-6), "in another batch"
     assert (folder / "recon_imgs" / "0.png").stat().st_mtime_ns == kept
     np.testing.assert_array_equal(pictures_of(folder / "recon_imgs"), pair[0])
+    other = words.index("--set")
+    solver = ("--solver", "dpm_multistep", "--solver_steps", 5)
+    refused = run(*words[:other], *solver, *words[other:], cwd=tmp_path)
+    assert refused.returncode == 1, "the folder holds samples of another solver"
+    assert "recon_imgs: holds results of other" in refused.stderr
+    fewer = run(*words[:other], *solver, "--out", tmp_path / "fewer", *words[other:], cwd=tmp_path)
+    assert fewer.returncode == 0, fewer.stderr
+    assert np.abs(pictures_of(tmp_path / "fewer" / "eval" / "recon_imgs").astype(int) - pair[0]).max() > 2
+    described = json.loads((tmp_path / "fewer" / results.name).read_text())
+    assert (described["sampler"], described["steps"]) == ("dpm_multistep", 5)
 
 
 @pytest.fixture
@@ -162,6 +172,10 @@ def test_misuse_is_answered(run: Runner, scenes: Path, sensitive: Path, tmp_path
     done = run(*words, cwd=tmp_path)
     assert done.returncode == 1
     assert "a configuration of VQVAE, expected one of SADiffusion or SA or SLATE" in done.stderr
+    words = picture_evaluation_words("test_comp_gen", "sa", sensitive, scenes, "--solver_steps", 5)
+    done = run(*words, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "SA does not sample its pictures; leave them out" in done.stderr
     done = run(*picture_train_words("sa_ldm", scenes, "lost"), cwd=tmp_path)
     assert done.returncode == 1
     assert "pretrained/vqvae_clevrtex_params-res128.pth: no such file. Train the VQ-VAE first" in done.stderr
