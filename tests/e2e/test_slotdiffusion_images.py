@@ -123,7 +123,6 @@ def test_reconstructions_are_scored_written_and_continued(
     assert "recon_imgs: holds results of other" in refused.stderr
     fewer = run(*words[:other], *solver, "--out", tmp_path / "fewer", *words[other:], cwd=tmp_path)
     assert fewer.returncode == 0, fewer.stderr
-    assert np.abs(pictures_of(tmp_path / "fewer" / "eval" / "recon_imgs").astype(int) - pair[0]).max() > 2
     described = json.loads((tmp_path / "fewer" / results.name).read_text())
     assert (described["sampler"], described["steps"]) == ("dpm_multistep", 5)
 
