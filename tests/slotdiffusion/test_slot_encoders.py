@@ -204,7 +204,7 @@ def test_a_training_of_the_original_continues_without_what_is_frozen() -> None:
         (SA, {**DINO, "patch_size": 16}, "dino='dino-vits8', but patch_size=16 and small_size=True make 'dino-vits16'"),
         (SA, {"dino": "dino-vitb8"}, "but patch_size=8 and small_size=True make 'dino-vits8'"),
         (SAVi, {"use_img_recon_loss": False}, "use_img_recon_loss=False leaves SAVi without a loss"),
-        (SAVi, {"pred_type": "none", "pred_rnn": True}, "pred_type='none' is not one of .* 'none' without pred_rnn"),
+        (SAVi, {"pred_type": "none", "pred_rnn": True}, "pred_type='none' is not one of .* 'restart' without pred_rnn"),
         (SA, {"dec_channels": (4, 4, 4)}, r"dec_channels=\(4, 4, 4\) must begin with slot_size=8"),
         (SLATE, {"dec_d_model": 4}, "dec_d_model=4 must be slot_size=8"),
         (STEVE, {"down_factor": 8}, "down_factor=8: a word of the dVAE describes 4x4 pixels"),

@@ -74,6 +74,15 @@ def test_slots_follow_their_latents(options: dict) -> None:
     torch.testing.assert_close(before.attention.sum(dim=2), torch.ones(2, 4, 64 * 64))
 
 
+def test_frames_are_videos_of_their_own_where_every_one_restarts() -> None:
+    model, batch = lively(pred_type="restart", pred_rnn=False).eval(), videos()
+    with torch.no_grad():
+        whole = model.extract(batch)
+        single = torch.cat([model.extract({"video": frame[:, None]}) for frame in batch["video"].unbind(1)], dim=1)
+    torch.testing.assert_close(whole, single)
+    assert (whole[:, 0] - whole[:, 1]).abs().max() > 1e-3
+
+
 def test_a_video_has_the_same_slots_in_every_batch() -> None:
     model, batch = lively().eval(), videos(batch=3)
     with torch.no_grad():

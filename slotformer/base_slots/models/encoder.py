@@ -17,7 +17,7 @@ from core.nn.linear import Linear
 from core.nn.noise import Noise
 from core.nn.slot_attention import SlotAttention
 from core.nn.soft_position import SoftPositionEmbed
-from slotformer.base_slots.models.predictors import Memory
+from slotformer.base_slots.models.predictors import Memory, Restart
 
 LARGEST_GRID = 64
 """Pictures with more rows are halved."""
@@ -71,7 +71,8 @@ class ConvEncoder(nn.Sequential):
 class SlotVideoEncoder(nn.Module):
     """Slot attention in every frame, from where `predictor` sees the slots of the frame before.
 
-    In the first frame they begin at learned latents, without a predictor in the others where they were. Videos are
+    In the first frame, with the predictor `Restart` in every frame, they begin at learned latents; without a predictor
+    in the others where they were. Videos are
     (B, T, 3, H, W) in [-1, 1]. `make_encoder` gives the net that turns frames (S, 3, H, W) into features (S, C, h, w)
     and says C as `channels` and (h, w) as `grid`; it is called after slot attention has drawn its weights.
     """
@@ -125,7 +126,7 @@ class SlotVideoEncoder(nn.Module):
         found = []
         with torch.autocast(video.device.type, enabled=False):
             for frame in self.slot_attention.project(features).unbind(1):
-                if state is None:
+                if state is None or isinstance(self.predictor, Restart):
                     latents, memory = self.init_latents.expand(len(video), -1, -1), None
                 else:
                     latents, memory = self.predictor(*state) if self.predictor else state

@@ -110,6 +110,14 @@ class RNNPredictorWrapper(nn.Module):
         return memory.hidden if isinstance(self.rnn, nn.LSTM) else memory.hidden[0]
 
 
+class Restart(nn.Module):
+    """Predicts nothing: slots of every frame begin where those of the first do, as if each were a video of its own.
+
+    That is Slot Attention (Locatello et al. 2020) of single frames. Slots keep their places as far as these tell
+    objects apart.
+    """
+
+
 def build_predictor(
     slot_size: int,
     rnn_hidden_size: int,
@@ -122,19 +130,21 @@ def build_predictor(
     pred_sg_every: int | None = None,
     dropout: float = 0.1,
 ) -> nn.Module | None:
-    """The predictor that `pred_dict` describes: `transformer` or `mlp`, with an LSTM after it if `pred_rnn`, or `none`.
+    """The predictor that `pred_dict` describes: `transformer` or `mlp`, with an LSTM after it if `pred_rnn`.
 
+    Or, without `pred_rnn`, `none`, where slots go on from those of the frame before, or `restart` (see `Restart`).
     Raises ValueError on another `pred_type`.
     """
-    if pred_type == "none" and not pred_rnn:
-        return None
+    if not pred_rnn and pred_type in ("none", "restart"):
+        return None if pred_type == "none" else Restart()
     if pred_type == "transformer":
         sizes = (slot_size, pred_num_layers, pred_num_heads, pred_ffn_dim)
         predictor: nn.Module = TransformerPredictor(*sizes, pred_norm_first, dropout)
     elif pred_type == "mlp":
         predictor = ResidualMLPPredictor([slot_size, 2 * slot_size, slot_size], pred_norm_first)
     else:
-        raise ValueError(f"pred_type={pred_type!r} is not one of 'transformer', 'mlp', nor 'none' without pred_rnn")
+        known = "'transformer', 'mlp', nor 'none' or 'restart' without pred_rnn"
+        raise ValueError(f"pred_type={pred_type!r} is not one of {known}")
     if not pred_rnn:
         return predictor
     return RNNPredictorWrapper(predictor, slot_size, rnn_hidden_size, sg_every=pred_sg_every)
