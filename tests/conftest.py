@@ -10,7 +10,9 @@ from jaxtyping import install_import_hook
 
 import tests.typecheck
 
-install_import_hook(["clevrtex", "core", "emorl", "slotdiffusion", "slotformer"], f"{tests.typecheck.__name__}.check")
+install_import_hook(
+    ["clevrtex", "core", "emorl", "osrt", "slotdiffusion", "slotformer"], f"{tests.typecheck.__name__}.check"
+)
 
 import fcntl
 import shutil
@@ -139,6 +141,22 @@ def movi(generated: Callable[..., Path]) -> Path:
     """Folder with MOVi-D and MOVi-Solid, small and noisy: six frames; of 30 videos three are for testing."""
     words = "--scenes 30 --frames 6 --width 32 --height 32 --samples 1"
     return generated("movi", f"movi-d {words}", f"movi-solid {words}")
+
+
+@pytest.fixture(scope="session")
+def views(generated: Callable[..., Path]) -> Path:
+    """Folder with clevr3d, obsurf_msn (10 scenes each from three places) and msn (20 from ten), small and noisy.
+
+    A tenth of the scenes is for validation, another for testing.
+    """
+    words = "--width 32 --height 24 --samples 1"
+    crowd = "--width 24 --height 24 --samples 1 --per-shard 2 --fewest 3 --most 5"
+    return generated(
+        "views",
+        f"clevr3d --scenes 10 {words}",
+        f"obsurf_msn --scenes 10 {words}",
+        f"msn --scenes 20 {crowd}",
+    )
 
 
 @pytest.fixture(scope="session")

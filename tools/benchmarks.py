@@ -128,6 +128,22 @@ def aloe_questions(count: int) -> dict[str, Any]:
     return batch
 
 
+def light_field(
+    encoder: str, decoder: str, num_rays: int = 2048
+) -> Callable[[], tuple[Any, dict[str, tuple[int, ...]]]]:
+    """A model of osrt as configured for CLEVR3D: one input view; without target rays to render that view."""
+
+    def build() -> tuple[Any, dict[str, tuple[int, ...]]]:
+        from osrt.models import build_model
+
+        options = {"pos_start_octave": -5}
+        model = build_model(encoder, options | ({"num_slots": 6} if encoder == "osrt" else {}), decoder, options)
+        shapes = {"input_images": (1, 3, 120, 160), "input_camera_pos": (1, 3), "input_rays": (1, 120, 160, 3)}
+        return model, shapes | {f"target_{name}": (num_rays, 3) for name in ("camera_pos", "rays", "pixels")}
+
+    return build
+
+
 def of_experiment(name: str) -> Callable[[Any], Any]:
     """The optimiser of a ClevrTex experiment."""
 
@@ -241,4 +257,12 @@ BENCHMARKS = {
         movie(**SAVI_DIFFUSION, with_latents=True), 1, 17.3, 3170, clip_norm=0.05, optimizer=diffusion_optimizer
     ),
     "savi_ldm-movie-sampling": Benchmark(movie(**SAVI_DIFFUSION, frames=2), 1, 44, 1150, optimizer=None),
+    "osrt-clevr3d": Benchmark(light_field("osrt", "slot_mixer"), 1, 8.7, 2140),
+    "osrt-clevr3d-broadcast": Benchmark(light_field("osrt", "spatial_broadcast"), 1, 22, 2345),
+    "srt-clevr3d": Benchmark(light_field("srt", "srt"), 1, 6.6, 1444),
+    "osrt-clevr3d-rendering": Benchmark(light_field("osrt", "slot_mixer"), 1, 19, 2140, optimizer=None),
+    "osrt-clevr3d-broadcast-rendering": Benchmark(
+        light_field("osrt", "spatial_broadcast"), 1, 57, 2345, optimizer=None
+    ),
+    "srt-clevr3d-rendering": Benchmark(light_field("srt", "srt"), 1, 18, 1444, optimizer=None),
 }

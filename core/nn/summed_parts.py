@@ -21,8 +21,9 @@ def sum_over_parts(
 
     Where gradients are wanted each part's is taken at once, and its activations are free before the next part begins:
     the memory is that of one part and the time is that of the whole. `parameters` are what `loss` reads besides its
-    arguments; those that need no gradient may be among them. Under float16 autocast all graphs are kept instead: its
-    gradients need the scale of the whole loss, which is not known before the backward pass.
+    arguments; those that need no gradient, or that it does not read, may be among them. Under float16 autocast all
+    graphs are kept instead: its gradients need the scale of the whole loss, which is not known before the backward
+    pass.
     """
     parameters = [value for value in parameters if value.requires_grad]
     wanted = any(value.requires_grad for value in (*samples, *shared, *parameters))
@@ -51,16 +52,20 @@ class _SumOverParts(torch.autograd.Function):
                 value = loss(*part, *shared)
             own = [value for value in part if value.requires_grad]
             with torch.autocast(value.device.type, enabled=False):
-                gradients = torch.autograd.grad(value, [*own, *common])
+                gradients = torch.autograd.grad(value, [*own, *common], allow_unused=True)
             total = total + value.detach()
             of_parts.append(gradients[: len(own)])
             added = gradients[len(own) :]
-            of_common = added if of_common is None else [old + new for old, new in zip(of_common, added)]
+            of_common = added if of_common is None else list(map(_added, of_common, added))
         ctx.save_for_backward(*(torch.cat(values) for values in zip(*of_parts)), *of_common)
         ctx.wanted = [value.requires_grad for value in (*leaves, *parameters)]
         return total
 
     @staticmethod
     def backward(ctx: Any, of_sum: Float[Tensor, ""]) -> tuple[Tensor | None, ...]:
-        gradients = iter(of_sum * value for value in ctx.saved_tensors)
+        gradients = iter(None if value is None else of_sum * value for value in ctx.saved_tensors)
         return (None,) * 4 + tuple(next(gradients) if wanted else None for wanted in ctx.wanted)
+
+
+def _added(total: Tensor | None, part: Tensor | None) -> Tensor | None:
+    return part if total is None else total if part is None else total + part

@@ -28,6 +28,15 @@ def warmup_then_decay(warmup: int, decay_steps: int, decay_rate: float = 0.5) ->
     return factor
 
 
+def warmup_then_exponential(warmup: int, decay_steps: int, decay_rate: float) -> Schedule:
+    """Linear from 0 to 1 over `warmup` steps, then decay_rate ** (steps since / decay_steps) (Sajjadi et al. 2022)."""
+
+    def factor(step: int) -> float:
+        return step / warmup if step < warmup else decay_rate ** ((step - warmup) / decay_steps)
+
+    return factor
+
+
 def warmup_then_cosine(warmup: int, total: int, floor: float = 0.0) -> Schedule:
     """Linear from 0 to 1 over `warmup` steps, then half a cosine down to `floor` at step `total`."""
 

@@ -23,45 +23,11 @@ from core.data.loader import Batch
 from core.data.msn import FOLDER, MSN
 from core.data.nmr import NMR
 from core.data.obsurf import ObSuRF
+from tests.parity import osrt_models, osrt_rendering, osrt_training
 from tests.parity.golden import Case, Check, cases, check_case
 
 SYSTEM = "osrt"
-PENDING = {
-    "init-stats",
-    "lr-schedule",
-    "metric-ari",
-    "nerf-decoder",
-    "nerf-utils",
-    "osrt-checkpoint",
-    "osrt-encoder-iters1",
-    "osrt-encoder-iters3",
-    "osrt-loss",
-    "osrt-published",
-    "osrt-sb-loss",
-    "osrt-sb-published",
-    "osrt-sb-traj",
-    "osrt-traj",
-    "osrt-traj-warm2",
-    "posenc",
-    "rayenc",
-    "render-frames",
-    "render-paths",
-    "slot-attention-iters1",
-    "slot-attention-iters3",
-    "slot-mixer-decoder",
-    "slot-mixer-decoder-layernorm",
-    "spatial-broadcast-decoder",
-    "srt-decoder",
-    "srt-decoder-v1",
-    "srt-encoder",
-    "srt-loss",
-    "srt-published",
-    "srt-traj",
-    "trainer-evaluate",
-    "transformer-cross",
-    "transformer-self",
-    "visualize",
-}
+PENDING: set[str] = set()
 """Cases of parts that are not built yet."""
 
 
@@ -313,6 +279,9 @@ CHECKS: dict[str, Check] = {
     "Clevr3dDataset": check_obsurf,
     "NMRDataset": check_nmr,
     "MultishapenetDataset": check_msn,
+    **osrt_models.CHECKS,
+    **osrt_rendering.CHECKS,
+    **osrt_training.CHECKS,
 }
 
 
