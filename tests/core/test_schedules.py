@@ -4,7 +4,13 @@ from math import cos, pi
 
 import pytest
 
-from core.training.schedules import constant, cosine_with_restarts, warmup_then_cosine, warmup_then_decay
+from core.training.schedules import (
+    constant,
+    cosine_with_restarts,
+    warmup_then_cosine,
+    warmup_then_decay,
+    warmup_then_exponential,
+)
 
 
 def test_constant():
@@ -93,3 +99,10 @@ def test_cosine_without_restarts_stays_at_the_floor_and_groups_have_their_own() 
     assert factor(0) == [0.0, 0.5]
     assert factor(2) == pytest.approx([0.5, 0.75])
     assert factor(4) == factor(99) == [0.0, 0.5]
+
+
+def test_warmup_then_exponential():
+    factor = warmup_then_exponential(4, 100, 0.16)
+    assert [factor(step) for step in (0, 1, 4)] == [0, 0.25, 1]
+    assert [factor(step) for step in (54, 104, 204)] == pytest.approx([0.4, 0.16, 0.16**2])
+    assert warmup_then_exponential(0, 100, 0.16)(0) == 1

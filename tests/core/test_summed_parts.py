@@ -92,3 +92,14 @@ def test_float16_gets_the_scale_of_the_loss(dtype: torch.dtype, expected: float)
         total = sum_over_parts(watched, (values, targets), (shift,), layer.parameters(), 4)
     (1000 * total).backward()
     assert seen == [expected, expected]
+
+
+def test_what_the_loss_does_not_read_gets_no_gradient() -> None:
+    layer, values, targets, shift = given()
+    apart = nn.Parameter(torch.ones(2))
+    total = sum_over_parts(
+        lambda *tensors: error(layer, *tensors), (values, targets), (shift,), [*layer.parameters(), apart], 3
+    )
+    (total + apart.sum()).backward()
+    assert torch.equal(apart.grad, torch.ones(2))
+    assert layer.weight.grad is not None
