@@ -62,6 +62,8 @@ class TrainingConfig:
     backup_every: int
     num_workers: int = 1
     max_it: int = 1_000_000
+    peak_lr: float = 1e-4
+    """Of the learning rate, after `lr_warmup` steps."""
     lr_warmup: int = 2500
     decay_it: int = 4_000_000
     num_coarse_samples: int | None = None
@@ -151,7 +153,7 @@ def _parse(section: type, values: Any, where: str, source: str) -> Any:
             if entry.default is MISSING and entry.default_factory is MISSING:
                 raise ConfigError(f"{source}: {name} is missing")
             continue
-        value = values[entry.name]
+        value = _number(values[entry.name]) if hint is float else values[entry.name]
         if is_dataclass(hint):
             parsed[entry.name] = _parse(hint, value, name, source)
         elif _fits(value, hint):
@@ -160,6 +162,14 @@ def _parse(section: type, values: Any, where: str, source: str) -> Any:
             wanted = hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)
             raise ConfigError(f"{source}: {name} is {value!r}, expected {wanted.replace('NoneType', 'None')}")
     return section(**parsed)
+
+
+def _number(value: Any) -> Any:
+    """YAML takes 1e-3, without a point, for a word."""
+    try:
+        return float(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else value
+    except ValueError:
+        return value
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -183,6 +193,8 @@ def _check(config: Config, source: str) -> None:
         for name, value in asdict(getattr(config, section)).items():
             if name in AT_LEAST_ONE and value < 1:
                 raise ConfigError(f"{source}: {section}.{name} is {value}, expected at least 1")
+    if not training.peak_lr > 0:
+        raise ConfigError(f"{source}: training.peak_lr is {training.peak_lr}, expected more than 0")
     for name in ("num_workers", "lr_warmup"):
         if getattr(training, name) < 0:
             raise ConfigError(f"{source}: training.{name} is {getattr(training, name)}, expected at least 0")

@@ -33,7 +33,7 @@ from osrt.monitor import Monitor, is_better, parameter_counts, parameter_table
 
 ORIGINAL = "model_of_original.pt"
 """Name under which a checkpoint of the original code stays when its run is continued."""
-PEAK_RATE, DECAY_RATE = 1e-4, 0.16
+DECAY_RATE = 0.16
 FREE = {
     "data": ("path",),
     "training": (
@@ -234,7 +234,7 @@ class Run:
         self.kept["run"] = self.record.to_dict()
         return Trainer(
             model=model,
-            optimizer=torch.optim.Adam(model.parameters(), lr=PEAK_RATE, fused=True),
+            optimizer=torch.optim.Adam(model.parameters(), lr=self.config.training.peak_lr, fused=True),
             batches=lambda first: training_batches(loader, first),
             accelerator=self.accelerator,
             last_step=self.max_it - 1,
@@ -309,7 +309,7 @@ class Run:
         """On the main process."""
         settings = self.config.training
         if settings.print_every > 0 and step % settings.print_every == 0:
-            values = {**self.terms, "lr": PEAK_RATE * self.rate_factor(step)}
+            values = {**self.terms, "lr": settings.peak_lr * self.rate_factor(step)}
             shown = ", ".join(f"{name}={float(values[name]):.6f}" for name in values if name != "loss")
             epoch = step // self.loader.batches_per_epoch
             elapsed = timedelta(seconds=self._seconds())

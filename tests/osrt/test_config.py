@@ -73,6 +73,9 @@ def test_overrides_reach_every_depth() -> None:
     assert (config.data.num_points, config.data.kwargs, config.data.folder) == (512, {"shuffle": 0}, Path("somewhere"))
     assert config.model.encoder_kwargs == {"pos_start_octave": -5, "num_slots": 7}
     assert config.to_dict()["training"]["batch_size"] == 256
+    assert published("msn").training.peak_lr == 1e-4
+    for word in ("3e-4", "3.0e-4", "0.0003"):
+        assert published("msn", f"training.peak_lr={word}").training.peak_lr == pytest.approx(3e-4)
 
 
 @pytest.mark.parametrize(
@@ -81,6 +84,8 @@ def test_overrides_reach_every_depth() -> None:
         ("data.num_point=5", r"config.yaml: no key 'data.num_point'; did you mean 'num_points'\?"),
         ("trainig.max_it=5", r"no key 'trainig'; did you mean 'training'\?"),
         ("data.num_points=many", r"data.num_points is 'many', expected int"),
+        ("training.peak_lr=fast", r"training.peak_lr is 'fast', expected float"),
+        ("training.peak_lr=0", r"training.peak_lr is 0.0, expected more than 0"),
         ("data.num_points=0", r"data.num_points is 0, expected at least 1"),
         ("training.batch_size=true", r"training.batch_size is True, expected int"),
         ("training.num_workers=-1", r"training.num_workers is -1, expected at least 0"),

@@ -10,10 +10,11 @@ from core.training.checkpoint import load
 from core.training.schedules import warmup_then_exponential
 from core.viz.palette import checkerboard, palette, segmentation_picture
 from osrt import original
+from osrt.config import TrainingConfig
 from osrt.evaluation import SceneScores
 from osrt.models.decoder import Rendered
 from osrt.scores import ari_of_counts, label_counts, psnr
-from osrt.training import DECAY_RATE, PEAK_RATE
+from osrt.training import DECAY_RATE
 from tests.parity.golden import Case, Check
 from tests.parity.osrt_models import build
 from tests.parity.steps import trainer_by_hand
@@ -100,7 +101,7 @@ def check_checkpoint(case: Case, tmp_path: Path) -> None:
     assert original.is_original(state)
     model = build(case)
     settings = case.info["config"]["training"]
-    optimizer = torch.optim.Adam(model.parameters(), lr=PEAK_RATE)
+    optimizer = torch.optim.Adam(model.parameters(), lr=TrainingConfig.peak_lr)
     continued = original.training_state(state, model, optimizer, path)
     assert_exported(state, continued)
     rates, losses = case["out/lr_after_resume"], case["out/loss_after_resume"]
