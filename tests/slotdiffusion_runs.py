@@ -45,7 +45,7 @@ def config_of(kind: str, level: str = "d") -> Path:
 
 def small_settings(kind: str, data: Path, level: str = "d", *settings: str) -> list[str]:
     """What makes the published configuration small."""
-    has_resnet = level in ("d", "physion") and kind in ("savi", "steve", "savi_ldm")
+    has_resnet = level in ("d", "e", "physion") and kind in ("savi", "steve", "savi_ldm")
     convolutions = ("enc_dict.resnet=''",) if has_resnet else ()
     return [f"data_root={data}", *DATA, *RUN, *SMALL[kind], *convolutions, *settings]
 

@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -192,14 +194,16 @@ def test_baselines(run: Runner, movi: Path, trained: dict[str, Path], tmp_path: 
 
 
 @pytest.mark.slow
-def test_solid_is_trained_too(run: Runner, movi: Path, tmp_path: Path) -> None:
-    for kind, settings in (
-        ("vqvae", ()),
-        ("savi_ldm", (f"dec_dict.vae_dict.vqvae_ckp_path={tmp_path}/checkpoint/vqvae/models/best.pth",)),
-    ):
-        done = run(*train_words(kind, movi, kind, level="solid", settings=settings), cwd=tmp_path)
+@pytest.mark.parametrize("level", ["e", "solid", "tex"])
+def test_the_other_sets(run: Runner, generated: Callable[..., Path], tmp_path: Path, level: str) -> None:
+    data = generated(f"movi-{level}", f"movi-{level} --scenes 30 --frames 6 --width 32 --height 32 --samples 1")
+    folders = TrainedOnce(run, partial(train_words, level=level), data, tmp_path)
+    assert any("val/fari" in row for row in rows(folders["savi_ldm"]))
+    weight = copied(newest(folders["savi_ldm"]), tmp_path / "results")
+    for script in ("test_seg", "test_recon", "test_comp_gen"):
+        done = run(*evaluation_words(script, "savi_ldm", weight, data, level=level), cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-    assert any("val/fari" in row for row in rows(tmp_path / "checkpoint" / "savi_ldm"))
+    assert len(list((weight.parent / "eval" / "comp_vids").iterdir())) == 3
 
 
 @pytest.mark.slow
