@@ -1,13 +1,14 @@
 """Configurations of runs: one YAML file per run, with the keys of OSRT's published ones, in the folder of the run."""
 
-import difflib
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
+
+from core.spelling import nearest
 
 DATASETS = ("clevr3d", "obsurf_msn", "osrt", "msn", "nmr")
 """`osrt` is MultiShapeNet with masks, `msn` the same without."""
@@ -107,12 +108,6 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     config = _parse(Config, values, "", str(path))
     _check(config, str(path))
     return config
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The end of an error's sentence that asks for the known word most like this one, if any is."""
-    near = difflib.get_close_matches(word, list(known), 1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _override(values: dict[str, Any], word: str) -> None:

@@ -10,7 +10,8 @@ from core.data.loader import Batch, TrainingLoader
 from core.data.msn import MSN, interleaved_order
 from core.data.nmr import NMR
 from core.data.obsurf import ObSuRF
-from osrt.config import ConfigError, DataConfig, nearest
+from core.spelling import nearest
+from osrt.config import ConfigError, DataConfig
 
 Source = ObSuRF | MSN | NMR
 ARGUMENTS = {

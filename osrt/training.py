@@ -18,6 +18,7 @@ from core.data.loader import Batch, TrainingLoader
 from core.files import occupy, same_file
 from core.nn.noise import ShardedNoise, derive_seed
 from core.runs import RunRecord
+from core.spelling import nearest
 from core.training.checkpoint import CheckpointError, State, config_differences
 from core.training.launch import end_processes, make_accelerator
 from core.training.schedules import warmup_then_exponential
@@ -25,7 +26,7 @@ from core.training.tracking import Tracker
 from core.training.trainer import Terms, Trainer, under_train
 from osrt import original
 from osrt.checkpoints import LAST, RunFiles
-from osrt.config import Config, ConfigError, nearest
+from osrt.config import Config, ConfigError
 from osrt.data import Source, open_split, training_batches, training_loader
 from osrt.evaluation import Evaluator
 from osrt.models.light_field import LightField

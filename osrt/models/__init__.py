@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from osrt.config import nearest
+from core.spelling import nearest
 from osrt.models.encoder import OSRTEncoder, SRTEncoder
 from osrt.models.light_field import LightField
 from osrt.models.linear import use_default_init as begin_with_default

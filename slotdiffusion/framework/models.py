@@ -5,8 +5,9 @@ from typing import Any
 
 from torch import nn
 
+from core.spelling import nearest
 from slotdiffusion.models.vqvae import VQVAE
-from slotformer.framework.params import BaseParams, ParamsError, nearest
+from slotformer.framework.params import BaseParams, ParamsError
 from slotformer.framework.tasks import construct
 
 SLOT_DICTS = ("slot_dict", "enc_dict", "loss_dict")

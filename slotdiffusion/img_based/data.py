@@ -7,7 +7,8 @@ from core.data.framing import Framing
 from core.data.photo_reader import PhotoReader
 from core.data.picture_reader import PictureReader
 from core.data.voc import VOC
-from slotformer.framework.params import BaseParams, ParamsError, nearest
+from core.spelling import nearest
+from slotformer.framework.params import BaseParams, ParamsError
 
 PHOTOS: dict[str, type[PhotoReader]] = {"coco": Coco, "voc": VOC}
 DATASETS = ("clevrtex", "celeba", *PHOTOS)

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from core.nn.noise import Noise
+from core.spelling import nearest
 from slotdiffusion.models.ancestral import sample_ancestral
 from slotdiffusion.models.average import WeightAverage
 from slotdiffusion.models.ddim import sample_ddim
@@ -36,7 +37,7 @@ from slotdiffusion.models.dpm_solver import multistep_updates, singlestep_update
 from slotdiffusion.models.noise_schedule import NoiseSchedule, make_betas
 from slotdiffusion.models.unet import SlotKeys, Times, UNet
 from slotdiffusion.models.vqvae import VQVAE, FrozenVQVAE, pictures_of
-from slotformer.framework.params import ParamsError, nearest
+from slotformer.framework.params import ParamsError
 
 Context = Float[Tensor, "F N S"] | Float[Tensor, "F S h w"]
 """Slots to attend to, or maps."""

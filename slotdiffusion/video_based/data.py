@@ -5,8 +5,9 @@ from core.data.clips import block_starts
 from core.data.loader import BatchSource
 from core.data.movi import Movi
 from core.data.physion import Physion
+from core.spelling import nearest
 from slotdiffusion.video_based.encoded_clips import encoded_clips
-from slotformer.framework.params import BaseParams, ParamsError, nearest
+from slotformer.framework.params import BaseParams, ParamsError
 
 DATASETS = ("movi", "steve_movi", "physion_training", "physion_readout", "physion_test")
 

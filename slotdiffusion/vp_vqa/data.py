@@ -7,9 +7,10 @@ from core.data.errors import DataError
 from core.data.loader import BatchSource
 from core.data.physion import SPLITS
 from core.data.slots import find_slots, slots_path
+from core.spelling import nearest
 from slotdiffusion.vp_vqa.models import READOUT
 from slotformer import physion_vqa
-from slotformer.framework.params import BaseParams, ParamsError, nearest
+from slotformer.framework.params import BaseParams, ParamsError
 from slotformer.physion_vqa.data import LabelledSlots
 from slotformer.physion_vqa.data import open_slots as open_labelled
 from slotformer.video_prediction.data import SlotClips

@@ -10,7 +10,8 @@ from core.data.obj3d import Obj3D, has_masks
 from core.data.phyre import Phyre
 from core.data.physion import Physion
 from core.provenance import FILE, file_hash, read_provenance
-from slotformer.framework.params import BaseParams, ParamsError, nearest
+from core.spelling import nearest
+from slotformer.framework.params import BaseParams, ParamsError
 
 DATASETS = ("obj3d", "clevrer", "phyre", "physion_training", "physion_readout", "physion_test")
 

@@ -5,7 +5,6 @@ epoch 10, c from then on.
 """
 
 import ast
-import difflib
 import importlib.util
 import sys
 import types
@@ -14,6 +13,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from core.spelling import nearest
 
 CLASSES = ("SlotFormerParams", "SlotAttentionParams")
 """What the class of a file may be called: SlotFormer's files say the first, SlotDiffusion's the second."""
@@ -233,12 +234,6 @@ def _check_times(params: BaseParams, key: str, source: str) -> None:
             f"{source}: {key}_all holds {len(values)} values and {key}_t {list(times)}; expected ascending epochs, one "
             "fewer than values"
         )
-
-
-def nearest(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-    """The end of an error's sentence that asks for the known word most like this one, if any is."""
-    near = difflib.get_close_matches(word, list(known), 1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _fits(value: Any, hint: Any) -> bool:

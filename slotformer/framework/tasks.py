@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from core.data.loader import Batch, BatchSource
-from slotformer.framework.params import BaseParams, ParamsError, nearest
+from core.spelling import nearest
+from slotformer.framework.params import BaseParams, ParamsError
 
 
 @runtime_checkable

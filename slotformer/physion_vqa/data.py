@@ -9,7 +9,8 @@ from torch import Tensor
 from core.data.errors import DataError
 from core.data.physion import LABELS, SPLITS, labelled_videos
 from core.data.slots import SlotFile, find_slots, slots_path
-from slotformer.framework.params import BaseParams, ParamsError, nearest
+from core.spelling import nearest
+from slotformer.framework.params import BaseParams, ParamsError
 
 PREFIX = "physion_slots_label_"
 DATASETS = tuple(f"{PREFIX}{subset}" for subset in LABELS)

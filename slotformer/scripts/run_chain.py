@@ -77,7 +77,7 @@ def _given(arguments: Namespace, flags: Sequence[str]) -> tuple[str, ...]:
 
 def check_names(chain: Chain, steps: Sequence[Step]) -> None:
     """Raises ValueError for settings of a configuration, and flags of a script, that are not used."""
-    from slotformer.framework.params import nearest
+    from core.spelling import nearest
 
     scripts = sorted({Path(step.words[0]).stem for step in steps})
     if unknown := sorted(chain.script_flags.keys() - set(scripts)):

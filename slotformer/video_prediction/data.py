@@ -14,8 +14,9 @@ from core.data.loader import BatchSource
 from core.data.phyre import Phyre
 from core.data.phyre_recordings import fixed_length
 from core.data.slots import SlotFile, SlotFolder, slots_path
+from core.spelling import nearest
 from slotformer.base_slots.data import open_data
-from slotformer.framework.params import BaseParams, ParamsError, nearest
+from slotformer.framework.params import BaseParams, ParamsError
 
 DATASETS = {
     "obj3d_slots": "obj3d",

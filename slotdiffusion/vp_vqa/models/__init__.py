@@ -2,8 +2,9 @@
 
 from torch import nn
 
+from core.spelling import nearest
 from slotdiffusion.vp_vqa.models.ldm_slotformer import LDMSlotFormer
-from slotformer.framework.params import BaseParams, ParamsError, nearest
+from slotformer.framework.params import BaseParams, ParamsError
 from slotformer.framework.tasks import construct
 from slotformer.physion_vqa.models.readout import PhysionReadout
 

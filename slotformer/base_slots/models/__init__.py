@@ -2,10 +2,11 @@
 
 from torch import nn
 
+from core.spelling import nearest
 from slotformer.base_slots.models.dvae import dVAE
 from slotformer.base_slots.models.savi import StoSAVi
 from slotformer.base_slots.models.steve import STEVE
-from slotformer.framework.params import BaseParams, ParamsError, nearest
+from slotformer.framework.params import BaseParams, ParamsError
 from slotformer.framework.tasks import construct
 
 MODELS: dict[str, type[nn.Module]] = {"StoSAVi": StoSAVi, "dVAE": dVAE, "STEVE": STEVE}

@@ -2,8 +2,9 @@
 
 from torch import nn
 
+from core.spelling import nearest
 from slotformer.clevrer_vqa.models.aloe import CLEVRERAloe
-from slotformer.framework.params import BaseParams, ParamsError, nearest
+from slotformer.framework.params import BaseParams, ParamsError
 from slotformer.framework.tasks import construct
 
 MODELS: dict[str, type[nn.Module]] = {"CLEVRERAloe": CLEVRERAloe}

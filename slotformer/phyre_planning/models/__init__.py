@@ -2,7 +2,8 @@
 
 from torch import nn
 
-from slotformer.framework.params import BaseParams, ParamsError, nearest
+from core.spelling import nearest
+from slotformer.framework.params import BaseParams, ParamsError
 from slotformer.framework.tasks import construct
 from slotformer.phyre_planning.models.readout import PHYREReadout
 
