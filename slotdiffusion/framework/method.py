@@ -75,8 +75,8 @@ class SegmentingMethod(BaseMethod, ABC):
 
         Samples without objects have no value of some of these.
         """
-        masks = model.segment(batch)
-        means = model.loss(batch, 0) | usage(masks if masks.ndim == 5 else masks.unsqueeze(1))
+        terms, masks = model.loss_and_masks(batch, 0)
+        means = terms | usage(masks if masks.ndim == 5 else masks.unsqueeze(1))
         scores = {name: value.float().expand(len(masks)) for name, value in means.items()}
         if "mask" in batch:
             found = self.segmentation_scores(batch, hard_labels(masks))

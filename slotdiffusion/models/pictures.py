@@ -34,6 +34,11 @@ class OfPictures:
         """The terms of the model of videos for `batch["image"]` (B, 3, H, W) in [0, 1]."""
         return super().loss(as_videos(batch), step)
 
+    def loss_and_masks(self, batch: dict[str, Tensor], step: int) -> tuple[dict[str, Tensor], Float[Tensor, "B N H W"]]:
+        """What `loss` and `segment` give, from one look at the picture."""
+        terms, masks = super().loss_and_masks(as_videos(batch), step)
+        return terms, masks[:, 0]
+
     def decompose(self, batch: dict[str, Tensor], noise: Noise | None = None, **options: Any) -> Decomposition:
         """Slots of pictures, and pictures and masks of them; `options` are those of the model of videos."""
         found = super().decompose(as_videos(batch), noise, **options)

@@ -3,13 +3,16 @@
 Shapes: B videos, T frames, N slots, D slot size.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from core.nn.conv_blocks import Norm
-from core.nn.noise import standard_normal
 from slotdiffusion.models.slot_encoder import SlotEncoder
+from slotformer.base_slots.models.encoder import Track
 from slotformer.base_slots.models.pixel_autoencoder import PixelAutoencoder
 
 
@@ -34,9 +37,11 @@ class SAVi(SlotEncoder, PixelAutoencoder):
         self.add_decoder(dec_channels, dec_resolution, dec_ks, dec_norm, resolution, frames_per_part)
         self.img_recon_loss_w = img_recon_loss_w
 
-    def loss(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
-        """`img_recon_loss`, the mean squared error in [-1, 1], for `batch["video"]` (B, T, 3, H, W) in [0, 1]."""
-        video = 2 * batch["video"] - 1
-        slots = self.track(video, standard_normal(video.device)).slots
-        error = self.reconstruction_error(slots, video)
+    def terms(self, slots: Float[Tensor, "B T N D"], batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        """`img_recon_loss`, the mean squared error in [-1, 1], of the slots of all frames of `batch["video"]`."""
+        error = self.reconstruction_error(slots, 2 * batch["video"] - 1)
         return {"loss": self.img_recon_loss_w * error, "img_recon_loss": error}
+
+    def segmentation(self, track: Track, size: Sequence[int]) -> Float[Tensor, "B T N H W"]:
+        """The masks that slots are decoded to, `clip_len` frames at a time, which have the size of the pictures."""
+        return torch.cat([self.decode(clip).masks for clip in track.slots.split(self.clip_len, dim=1)], dim=1)

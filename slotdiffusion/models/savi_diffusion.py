@@ -45,14 +45,13 @@ class SAViDiffusion(SlotEncoder):
         self.noise: ShardedNoise | None = None
         """Set by a training run, so that the draws are a function of (seed, step); else the global generator draws."""
 
-    def loss(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
-        """`denoise_loss`, see `LatentDiffusion.loss`, for `batch["video"]` (B, T, 3, H, W) in [0, 1], whatever T.
+    def terms(self, slots: Float[Tensor, "B T N D"], batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        """`denoise_loss`, see `LatentDiffusion.loss`, of the slots of all frames of `batch["video"]`.
 
         Every frame has a time and noise of its own. `batch["latents"]` (B, T, C, h, w), if there, holds what the VQ-VAE
         says of the frames. With an average of weights there is also its loss in eval mode, `denoise_loss_ema`.
         """
-        video, decoder = 2 * batch["video"] - 1, self.dm_decoder
-        slots = self.track(video, standard_normal(video.device)).slots.flatten(0, 1)
+        video, slots, decoder = batch["video"], slots.flatten(0, 1), self.dm_decoder
         clean = decoder.clean(batch)
         loss = decoder.loss(clean, slots, self._draws(step, video))
         terms = {"loss": self.denoise_loss_w * loss, "denoise_loss": loss}

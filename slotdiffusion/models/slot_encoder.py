@@ -1,8 +1,14 @@
 """From videos to slots, as all models of SlotDiffusion do it."""
 
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor
+
 from core.nn.conv_blocks import Norm
+from core.nn.noise import standard_normal
 from slotdiffusion.models.features import build_features
-from slotformer.base_slots.models.encoder import SlotVideoEncoder
+from slotformer.base_slots.models.encoder import SlotVideoEncoder, Track
 from slotformer.base_slots.models.predictors import build_predictor
 
 
@@ -10,7 +16,7 @@ class SlotEncoder(SlotVideoEncoder):
     """The slot encoder of videos of `resolution` (h, w) that configurations describe; decoders come by inheritance.
 
     `num_slots` of `slot_size`; `enc_*`, `resnet` and `dino` and what belongs to them as `build_features` takes them,
-    `pred_*` as `build_predictor` does; `dropout` is the predictor's.
+    `pred_*` as `build_predictor` does; `dropout` is the predictor's. A model says its `terms(slots, batch, step)`.
     """
 
     def __init__(
@@ -55,3 +61,22 @@ class SlotEncoder(SlotVideoEncoder):
             enc_out_channels,
             eps,
         )
+
+    def loss(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        """The model's `terms` for `batch["video"]` (B, T, 3, H, W) in [0, 1], in one pass whatever T."""
+        return self.terms(self._track(batch).slots, batch, step)
+
+    def loss_and_masks(
+        self, batch: dict[str, Tensor], step: int
+    ) -> tuple[dict[str, Tensor], Float[Tensor, "B T N H W"]]:
+        """What `loss` and `segment` give, from one look at the video."""
+        track = self._track(batch)
+        return self.terms(track.slots, batch, step), self.segmentation(track, batch["video"].shape[-2:])
+
+    def segmentation(self, track: Track, size: Sequence[int]) -> Float[Tensor, "B T N H W"]:
+        """Masks of pictures of `size` (H, W): the attention of every frame's last iteration."""
+        return self.masks(track, size)
+
+    def _track(self, batch: dict[str, Tensor]) -> Track:
+        video = 2 * batch["video"] - 1
+        return self.track(video, standard_normal(video.device))

@@ -64,6 +64,18 @@ def test_decomposition_is_valid_and_agrees_with_its_parts(kind: type[nn.Module],
     assert (found.rgb is not None) == issubclass(kind, SAVi)
 
 
+@pytest.mark.parametrize("kind", [*VIDEOS, *PICTURES])
+def test_one_look_gives_loss_and_masks(kind: type[nn.Module]) -> None:
+    model, batch = lively(kind).eval(), batch_for(kind)
+    looks = []
+    model.encoder.register_forward_hook(lambda *_: looks.append(1))
+    with torch.no_grad():
+        terms, masks = model.loss_and_masks(batch, 0)
+        assert len(looks) == 1
+        torch.testing.assert_close(terms, model.loss(batch, 0))
+        torch.testing.assert_close(masks, model.segment(batch), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("features", FEATURES)
 @pytest.mark.parametrize("kind", VIDEOS)
 @pytest.mark.parametrize("options", [{}, {"pred_type": "mlp", "pred_rnn": True}, {"pred_type": "none"}], ids=str)

@@ -70,8 +70,11 @@ class TokenAutoencoder(SlotVideoEncoder):
         `batch["token_id"]` (B, T, L) holds the words of the frames; without it the dVAE is asked.
         """
         video = 2 * batch["video"] - 1
-        slots = self.track(video, standard_normal(video.device)).slots.flatten(0, 1)
-        tokens = self.target_tokens(batch)
+        return self.terms(self.track(video, standard_normal(video.device)).slots, batch, step)
+
+    def terms(self, slots: Float[Tensor, "B T N D"], batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        """Those of `loss`, where the slots of all frames are known."""
+        video, slots, tokens = 2 * batch["video"] - 1, slots.flatten(0, 1), self.target_tokens(batch)
         if not self.use_img_recon_loss:
             token_loss = self.trans_decoder.loss(slots, tokens)
             return {"loss": self.token_recon_loss_w * token_loss, "token_recon_loss": token_loss}
