@@ -168,6 +168,7 @@ OPTIONS = {
     "fewest": "objects per scene, at least",
     "most": "objects per scene, at most",
     "per_shard": "scenes per record file",
+    "zoom": "how many times larger things look",
 }
 
 
@@ -202,7 +203,8 @@ def parse_arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--workers", type=number_from(1), default=1, help="rendering processes (default 1)")
     parser.add_argument("--force", action="store_true", help="start over and overwrite existing files")
     for name, what in OPTIONS.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=float if name == "fps" else number_from(1), help=what)
+        kind = float if name in ("fps", "zoom") else number_from(1)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=what)
     arguments, unknown = parser.parse_known_args(words)
     if unknown:
         flags = [f"--{name}" for name in vars(arguments) if name != "name"]

@@ -123,7 +123,17 @@ SETS = {
     "clevrer": RenderedSet(
         "480x320 videos of 128 frames, objects enter, collide and leave; questions about them",
         "core.synth.clevrer:make_clevrer",
-        {**VIDEO, "width": 480, "height": 320, "samples": 4, "frames": 128, "fps": 25.0, "fewest": 3, "most": 6},
+        {
+            **VIDEO,
+            "width": 480,
+            "height": 320,
+            "samples": 4,
+            "frames": 128,
+            "fps": 25.0,
+            "fewest": 3,
+            "most": 6,
+            "zoom": 1.0,
+        },
         "CLEVRER",
         "core.synth.clevrer:question_files",
         least_objects=2,
@@ -141,7 +151,7 @@ SETS = {
     "clevr3d": RenderedSet(
         "320x240, three views of CLEVR scenes",
         "core.synth.views:make_views",
-        {**STILL, "fewest": 3, "most": 6},
+        {**STILL, "fewest": 3, "most": 6, "zoom": 1.0},
         "clevr3d",
         "core.synth.views:metadata",
         {"kind": "clevr3d"},
@@ -149,7 +159,7 @@ SETS = {
     "obsurf_msn": RenderedSet(
         "320x240, three views of 2-4 stretched, textured bodies",
         "core.synth.views:make_views",
-        {**STILL, "fewest": 2, "most": 4},
+        {**STILL, "fewest": 2, "most": 4, "zoom": 1.0},
         "obsurf_msn",
         "core.synth.views:metadata",
         {"kind": "obsurf_msn"},

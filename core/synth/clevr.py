@@ -95,7 +95,7 @@ def draw_things(rng: np.random.Generator, fewest: int, most: int, reach: float =
 
 def are_apart(thing: Thing, other: Thing) -> bool:
     distance = np.hypot(*np.subtract(thing.position, other.position))
-    return distance > SIZES[thing.size] + SIZES[other.size] + GAP
+    return bool(distance > SIZES[thing.size] + SIZES[other.size] + GAP)
 
 
 def draw_camera(rng: np.random.Generator, width: int, height: int, jitter: float = 0.5) -> Camera:

@@ -84,12 +84,22 @@ def path_of(kind: str, split: str, number: int, suffix: str) -> str:
 
 
 def make_clevrer(
-    index: int, *, seed: int, frames: int, fps: float, width: int, height: int, samples: int, fewest: int, most: int
+    index: int,
+    *,
+    seed: int,
+    frames: int,
+    fps: float,
+    width: int,
+    height: int,
+    samples: int,
+    fewest: int,
+    most: int,
+    zoom: float = 1.0,
 ) -> Files:
     """Video, annotation (none of the test split, as published), proposals and questions of one scene."""
     split, number = place_of(index)
     rng = sample_rng(seed, "clevrer", index)
-    camera = Camera(clevr.CAMERA, clevr.TARGET, fov=FOV, width=width, height=height)
+    camera = Camera(clevr.CAMERA, clevr.TARGET, fov=FOV, width=width, height=height).zoomed(zoom)
     world, motion, log = draw_video(rng, camera, fewest, most, frames, fps)
     scene = Scene(world.objects, camera, clevr.draw_lights(rng, 0.0), clevr.GROUND)
     pictures = film(scene, motion, [camera] * frames, samples, int(rng.integers(2**30)))

@@ -55,6 +55,10 @@ class Camera:
     width: int = 320
     height: int = 240
 
+    def zoomed(self, times: float) -> "Camera":
+        """What lies in the middle, `times` as large."""
+        return replace(self, fov=float(2 * np.degrees(np.arctan(np.tan(np.radians(self.fov) / 2) / times))))
+
     def axes(self) -> Float[np.ndarray, "3 3"]:
         """Rows right, down and forward in the world."""
         forward = np.subtract(self.target, self.position)

@@ -21,11 +21,11 @@ FEWEST_PIXELS = 60  # of an object in any of the views, at 320x240
 
 
 def make_views(
-    index: int, *, kind: str, seed: int, width: int, height: int, samples: int, fewest: int, most: int
+    index: int, *, kind: str, seed: int, width: int, height: int, samples: int, fewest: int, most: int, zoom: float
 ) -> Files:
     """Pictures and masks of one scene from three places around it, and its description."""
     rng = sample_rng(seed, kind, index)
-    scene, shapes, cameras = draw_views(rng, kind, width, height, fewest, most)
+    scene, shapes, cameras = draw_views(rng, kind, width, height, fewest, most, zoom)
     files: Files = {}
     for view, camera in enumerate(cameras):
         drawn = render(replace(scene, camera=camera), samples, seed=int(rng.integers(2**31)))
@@ -40,9 +40,12 @@ def make_views(
 
 
 def draw_views(
-    rng: np.random.Generator, kind: str, width: int, height: int, fewest: int, most: int
+    rng: np.random.Generator, kind: str, width: int, height: int, fewest: int, most: int, zoom: float = 1.0
 ) -> tuple[Scene, list[int], list[Camera]]:
-    """A scene, the numbers of its shapes (from 1), and cameras around it that look at the origin."""
+    """A scene, the numbers of its shapes (from 1), and cameras around it that look at the origin.
+
+    The files do not hold the field of view, so that `zoom` brings the cameras nearer.
+    """
     enough = FEWEST_PIXELS * width * height / (320 * 240)
     while True:
         if kind == "clevr3d":
@@ -52,7 +55,7 @@ def draw_views(
         else:
             objects, shapes = draw_mixed(rng, fewest, most)
         turn = rng.uniform(0, 2 * np.pi)
-        cameras = [_camera(turn + 2 * np.pi * view / NUM_VIEWS, width, height) for view in range(NUM_VIEWS)]
+        cameras = [_camera(turn + 2 * np.pi * view / NUM_VIEWS, width, height, zoom) for view in range(NUM_VIEWS)]
         lamps = tuple(replace(light, position=(*light.position[:2], 9.0)) for light in clevr.draw_lights(rng))
         scene = Scene(objects, cameras[0], lamps, clevr.GROUND)
         seen = np.zeros(len(objects) + 1)
@@ -62,10 +65,10 @@ def draw_views(
             return scene, shapes, cameras
 
 
-def _camera(angle: float, width: int, height: int) -> Camera:
+def _camera(angle: float, width: int, height: int, zoom: float) -> Camera:
     up = clevr.CAMERA[2] / RADIUS
     flat = np.sqrt(1 - up**2)
-    place = RADIUS * np.array([flat * np.cos(angle), flat * np.sin(angle), up])
+    place = RADIUS / zoom * np.array([flat * np.cos(angle), flat * np.sin(angle), up])
     return Camera(tuple(map(float, place)), width=width, height=height)
 
 
