@@ -141,7 +141,7 @@ def choose_device(name: str | None) -> "torch.device":
 
 def check_runs(runs: Sequence["Trained"]) -> None:
     """Raises ValueError unless they are seeds of one experiment, each with a place of its own for results."""
-    from clevrtex.framework.dataspec import DataSpec
+    from core.data.spec import DataSpec
 
     first, places = runs[0], {}
     for trained in runs:

@@ -10,13 +10,12 @@ from jaxtyping import Integer, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from clevrtex.framework.datasets import MissingData
-from clevrtex.framework.dataspec import DataSpec
 from clevrtex.framework.pictures import GREY, colour, to_bytes
-from clevrtex.framework.sources import Coloured
 from clevrtex.framework.trained import Trained
 from core.data.clevrtex import ClevrTex
 from core.data.loader import Batch, BatchSource, evaluation_batches
+from core.data.spec import DataSpec, MissingData
+from core.data.spec.sources import Coloured
 from core.metrics.clevrtex import AS_DEFINED, AS_ORIGINAL, PROTOCOL, ClevrTexEvaluator, Metadata
 from core.nn.noise import derive_seed, seeded_noise
 from core.types import Decomposition

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from clevrtex.framework.dataspec import DataSpec
+from core.data.spec import DataSpec
 
 HEADLINE = ("acc", "ARI", "ARI_FG", "mIoU_fg", "MSE")
 """The row of the benchmark's tables, in the order of its notebook."""

@@ -10,10 +10,10 @@ from torch import nn
 
 from clevrtex import original
 from clevrtex.framework.catalogue import EXPERIMENTS, experiment_class
-from clevrtex.framework.dataspec import DataSpec
 from clevrtex.framework.folders import BEST, CHECKPOINTS, LAST
 from clevrtex.framework.options import Hyperparameters, fill
 from clevrtex.models import build_model
+from core.data.spec import DataSpec
 from core.runs import rebuild
 from core.training.checkpoint import CheckpointError, load_weights
 
@@ -101,6 +101,7 @@ def open_trained(
         batch_size=state.get("hparams", {}).get("batch_size", BATCH_SIZE),
         steps=state["step"] + 1 if "step" in state else None,
         masks_have_background=kind.masks_have_background,
+        is_original=bool(record.source),
     )
 
 

@@ -20,7 +20,6 @@ from clevrtex import original
 from clevrtex.framework import folders
 from clevrtex.framework.archive import archive_sources
 from clevrtex.framework.checkpoints import BestAndLast, read
-from clevrtex.framework.dataspec import DataSpec
 from clevrtex.framework.learning_rate_range import range_test
 from clevrtex.framework.optim import Plateau
 from clevrtex.framework.options import Hyperparameters, RunOptions
@@ -29,6 +28,7 @@ from clevrtex.framework.scheduled_values import ScheduledValues
 from clevrtex.framework.validation import training_scalars
 from clevrtex.framework.validator import SANITY_BATCHES, Validator, at_most
 from core.data.loader import Batch, TrainingLoader
+from core.data.spec import DataSpec
 from core.files import occupy, replacing
 from core.nn.noise import ShardedNoise, derive_seed
 from core.runs import RunRecord
@@ -243,6 +243,7 @@ class Run:
             data={"spec": self.hparams.data, "root": self.options.data_root},
             seed=self.seed,
             checkpoints={"file": f"{folders.CHECKPOINTS}/{folders.LAST}"},
+            inputs={"kind": "images", "size": list(image_size)},
         )
         model = self.record.build()
         if self.accelerator.num_processes > 1 and self.accelerator.device.type == "cuda":

@@ -12,11 +12,11 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from clevrtex.framework.dataspec import DataSpec
 from clevrtex.framework.optim import Plateau
 from clevrtex.framework.pictures import has_pictures, validation_pictures
 from clevrtex.framework.validation import MONITOR, mean_over_images, validation_scalars
 from core.data.loader import Batch, BatchSource, to_device
+from core.data.spec import DataSpec
 from core.metrics.clevrtex import squared_error
 from core.nn.noise import derive_seed, seeded_noise
 from core.training.tracking import Tracker

@@ -27,6 +27,7 @@ class Framing:
     without_gaps: the labels that a picture still shows become 1, 2, ... in their order.
     antialias: resize as Pillow does, which averages over all pixels that become one; else as torch does, which does
         not.
+    lower: how far below the middle the square of `crop` lies, as a fraction of the height.
 
     ValueError if `only_object` has no `size`, since boxes differ.
     """
@@ -38,6 +39,7 @@ class Framing:
     max_objects: int | None = None
     without_gaps: bool = False
     antialias: bool = False
+    lower: float = 0.0
 
     def __post_init__(self) -> None:
         if self.only_object and self.size is None:
@@ -48,6 +50,7 @@ class Framing:
         """The decisions that change pixels, as part of a file's name."""
         parts = (
             f"crop{self.crop}" if self.crop else "",
+            f"lower{self.lower:.4f}" if self.crop and self.lower else "",
             self.flip or "",
             "object" if self.only_object else "",
             f"{self.size[0]}x{self.size[1]}" if self.size else "",
@@ -93,6 +96,8 @@ class Framing:
         """Cropped and mirrored."""
         height, width = cropped_size(*pixels.shape[:2], self.crop)
         top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
+        if self.crop:
+            top += round(self.lower * pixels.shape[0])
         pixels = pixels[top : top + height, left : left + width]
         if self.flip == "columns":
             pixels = pixels[:, ::-1]

@@ -5,4 +5,6 @@ from slotdiffusion.img_based.keys import Keys
 from slotdiffusion.img_based.method import build_method
 from slotdiffusion.img_based.models import build_model
 
-__all__ = ["Keys", "build_dataset", "build_method", "build_model"]
+SEES = "images"
+
+__all__ = ["SEES", "Keys", "build_dataset", "build_method", "build_model"]

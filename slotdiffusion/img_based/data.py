@@ -3,6 +3,8 @@
 from core.data.celeba import CelebA
 from core.data.clevrtex import ClevrTex
 from core.data.coco import Coco
+from core.data.folder import FolderPictures
+from core.data.folder_layout import has_masks as folder_has_masks
 from core.data.framing import Framing
 from core.data.photo_reader import PhotoReader
 from core.data.picture_reader import PictureReader
@@ -11,13 +13,15 @@ from core.spelling import nearest
 from slotformer.framework.params import BaseParams, ParamsError
 
 PHOTOS: dict[str, type[PhotoReader]] = {"coco": Coco, "voc": VOC}
-DATASETS = ("clevrtex", "celeba", *PHOTOS)
+DATASETS = ("clevrtex", "celeba", *PHOTOS, "folder")
 KEPT_OF_CLEVRTEX = 0.8
 """The side of the middle square as a share of the height: 192 of 240 pixels."""
 
 
 def has_masks(params: BaseParams) -> bool:
     """Whether the validation and test splits come with masks."""
+    if params.dataset == "folder":
+        return folder_has_masks(params.data_root)
     key = {"clevrtex": "load_mask", "coco": "load_anno", "voc": "load_anno"}.get(params.dataset)
     return key is not None and params.get(key, False)
 
@@ -40,6 +44,8 @@ def open_split(params: BaseParams, split: str, masks: bool) -> PictureReader | P
         return ClevrTex(root, "full", split, framing, masks=masks, most_entities=most if most > 0 else None)
     if name == "celeba":
         return CelebA(root, split, Framing(size=size))
+    if name == "folder":
+        return FolderPictures(root, split, Framing(size=size, without_gaps=True, antialias=True), masks=masks)
     if name in PHOTOS:
         if size[0] != size[1]:
             raise ParamsError(f"resolution {size}: squares are cut out of the photographs of {name}, give equal sides")

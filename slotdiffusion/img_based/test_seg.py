@@ -48,7 +48,9 @@ def evaluate(arguments: Namespace, words: Sequence[str]) -> int:
     params = read_params(arguments, img_based, *MODELS)
     params.load_mask = params.load_anno = True
     if not has_masks(params):
-        raise ParamsError(f"dataset {params.dataset!r} has no masks to compare with: use clevrtex, coco or voc")
+        raise ParamsError(
+            f"dataset {params.dataset!r} has no masks to compare with: use clevrtex, coco, voc or a folder with masks"
+        )
     if (code := launched(arguments, params, words)) is not None:
         return code
     as_original = arguments.as_original or params.get("as_original", False)

@@ -5,4 +5,6 @@ from slotdiffusion.video_based.keys import Keys
 from slotdiffusion.video_based.method import build_method
 from slotdiffusion.video_based.models import build_model
 
-__all__ = ["Keys", "build_dataset", "build_method", "build_model"]
+SEES = "videos"
+
+__all__ = ["SEES", "Keys", "build_dataset", "build_method", "build_model"]

@@ -2,6 +2,9 @@
 
 from core.data.clip_reader import ClipReader
 from core.data.clips import block_starts
+from core.data.folder import FolderVideos
+from core.data.folder_layout import has_masks as folder_has_masks
+from core.data.framing import Framing
 from core.data.loader import BatchSource
 from core.data.movi import Movi
 from core.data.physion import Physion
@@ -9,11 +12,13 @@ from core.spelling import nearest
 from slotdiffusion.video_based.encoded_clips import encoded_clips
 from slotformer.framework.params import BaseParams, ParamsError
 
-DATASETS = ("movi", "steve_movi", "physion_training", "physion_readout", "physion_test")
+DATASETS = ("movi", "steve_movi", "physion_training", "physion_readout", "physion_test", "folder")
 
 
 def has_masks(params: BaseParams) -> bool:
     """Whether the validation and test splits come with masks."""
+    if params.dataset == "folder":
+        return folder_has_masks(params.data_root)
     return params.dataset in ("movi", "steve_movi") and params.get("load_mask", False)
 
 
@@ -62,6 +67,9 @@ def open_data(
     if name in ("movi", "steve_movi"):
         as_original = params.get("as_original", False)
         return Movi(params.data_root, params.movi_level, split, **settings, masks=masks, as_original=as_original)
+    if name == "folder":
+        framing = Framing(size=settings.pop("size"), antialias=True)
+        return FolderVideos(params.data_root, split, **settings, framing=framing, masks=masks)
     if name in DATASETS:
         subset = name.removeprefix("physion_")
         return Physion(params.data_root, subset, split, **settings, tasks=params.get("tasks", ["all"]))

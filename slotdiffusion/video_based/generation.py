@@ -20,7 +20,7 @@ def open_test_videos(params: BaseParams) -> tuple[ClipReader, dict[str, Any]]:
 
     Of the test split; of Physion's training and readout subsets, which have none, of the validation's.
     """
-    has_test = params.dataset in ("movi", "steve_movi", "physion_test")
+    has_test = params.dataset in ("movi", "steve_movi", "physion_test", "folder")
     source = open_data(params, "test" if has_test else "val", None)
     keys = ("dataset", "movi_level", "tasks", "data_root", "resolution", "video_len", "frame_offset")
     return source, {key: params.to_dict()[key] for key in keys if key in params} | {"split": source.path.name}

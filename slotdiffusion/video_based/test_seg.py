@@ -45,7 +45,9 @@ def evaluate(arguments: Namespace, words: Sequence[str]) -> int:
     params = read_params(arguments, video_based, "SAViDiffusion", "SAVi", "STEVE")
     params.load_mask = True
     if not has_masks(params):
-        raise ParamsError(f"dataset {params.dataset!r} has no masks to compare with: use movi or steve_movi")
+        raise ParamsError(
+            f"dataset {params.dataset!r} has no masks to compare with: use movi, steve_movi or a folder with masks"
+        )
     if (code := launched(arguments, params, words)) is not None:
         return code
     params.as_original = arguments.as_original or params.get("as_original", False)

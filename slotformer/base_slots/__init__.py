@@ -5,4 +5,6 @@ from slotformer.base_slots.keys import Keys
 from slotformer.base_slots.method import build_method
 from slotformer.base_slots.models import build_model
 
-__all__ = ["Keys", "build_dataset", "build_method", "build_model"]
+SEES = "videos"
+
+__all__ = ["SEES", "Keys", "build_dataset", "build_method", "build_model"]

@@ -5,6 +5,9 @@ from typing import Any
 
 from core.data.clevrer import Clevrer
 from core.data.errors import DataError
+from core.data.folder import FolderVideos
+from core.data.folder_layout import has_masks as folder_has_masks
+from core.data.framing import Framing
 from core.data.loader import BatchSource
 from core.data.obj3d import Obj3D, has_masks
 from core.data.phyre import Phyre
@@ -13,7 +16,7 @@ from core.provenance import FILE, file_hash, read_provenance
 from core.spelling import nearest
 from slotformer.framework.params import BaseParams, ParamsError
 
-DATASETS = ("obj3d", "clevrer", "phyre", "physion_training", "physion_readout", "physion_test")
+DATASETS = ("obj3d", "clevrer", "phyre", "physion_training", "physion_readout", "physion_test", "folder")
 
 
 def build_dataset(params: BaseParams) -> tuple[BatchSource, BatchSource]:
@@ -59,6 +62,10 @@ def open_data(params: BaseParams, split: str, num_frames: int | None, masks: boo
             num_actions=params.get("num_actions"),
             num_tasks=params.get("num_tasks"),
         )
+    if name == "folder":
+        framing = Framing(size=clips.pop("size"), antialias=True)
+        masks = masks and folder_has_masks(root)
+        return FolderVideos(root, split, **clips, **offset, framing=framing, video_len=params.video_len, masks=masks)
     if name in DATASETS:
         return Physion(
             root,

@@ -13,13 +13,12 @@ from torch import Tensor, nn
 
 from clevrtex import evaluate as program
 from clevrtex.framework.catalogue import EXPERIMENTS, experiment_class
-from clevrtex.framework.datasets import MissingData
-from clevrtex.framework.dataspec import DataSpec
 from clevrtex.framework.evaluation import default_data, evaluate, framed_as, open_data
 from clevrtex.framework.reports import breakdown_lines, headline_table, latex_rows, over_runs, summary_csv
 from clevrtex.framework.trained import Trained, find_checkpoint, open_trained
 from clevrtex.models import build_model
 from core.data.errors import DataError
+from core.data.spec import DataSpec, MissingData
 from core.nn.noise import Noise
 from core.runs import RunRecord, load_model
 from core.training.checkpoint import CheckpointError, save

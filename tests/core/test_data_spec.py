@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from clevrtex.framework.dataspec import DataSpec
-from clevrtex.framework.recolour import colour_table
 from core.data.errors import DataError
 from core.data.loader import BatchSource, TrainingLoader
+from core.data.spec import DataSpec
+from core.data.spec.recolour import colour_table
 
 HEIGHT, WIDTH = 15, 24
 _rng = np.random.default_rng(0)
@@ -80,7 +80,7 @@ def test_words_may_stand_in_any_order_and_case():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("clver-crop", "no data set 'clver'; did you mean 'clevr'?"),
+        ("clvr-crop", "no data set 'clvr'; did you mean 'clevr'?"),
         ("clevrtex:grasbg-crop", "no variant 'grasbg' of clevrtex; did you mean 'grassbg'?"),
         ("clevrtex-crop", "clevrtex needs a variant, one of clevrtex:full, clevrtex:pbg"),
         ("clevr:full", "clevr has no variants, found 'full'"),

@@ -143,4 +143,4 @@ def test_what_cannot_be_opened_is_said(tmp_path: Path) -> None:
     params = small("sa_ldm_dino_coco", tmp_path, "resolution=(32,48)")
     with pytest.raises(ParamsError, match=r"resolution \(32, 48\): .* of coco, give equal sides"):
         build_dataset(params)
-    assert set(DATASETS) == {"clevrtex", "celeba", "coco", "voc"}
+    assert set(DATASETS) == {"clevrtex", "celeba", "coco", "voc", "folder"}

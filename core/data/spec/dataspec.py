@@ -1,31 +1,18 @@
-"""The benchmark's data strings: `clevrtex:full-crop-(128,128)`, `clevr-crop-small-rbg-max6`, `concat(clevr,...)-c`."""
+"""The words of data strings: `clevrtex:full-crop-(128,128)`, `movi_e`, `concat(clevr,...)-c`, `folder:PATH-(64,64)`."""
 
-import difflib
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clevrtex.framework.datasets import ALIASES, SETS, SPLITS, open_data_set
-from clevrtex.framework.recolour import Background, Objects, num_colours, recolour
-from clevrtex.framework.sources import Coloured, Concatenated
 from core.data.clevrtex import PUBLISHED as CLEVRTEX_FRAMING
+from core.data.folder_layout import folder_kind, has_masks
 from core.data.framing import Framing, cropped_size
 from core.data.loader import Batch, BatchSource
-
-SIZES = {"tiny": (48, 64), "small": (96, 128), "medium": (144, 192), "large": (192, 256), "huge": (240, 320)}
-FLAGS: dict[str, tuple[str, Any]] = {
-    **dict.fromkeys(("crop_c", "crop", "c", "cc"), ("crop", True)),
-    "flip": ("flip", True),
-    **dict.fromkeys(("obj", "onlyobject"), ("only_object", True)),
-    **dict.fromkeys(("sub_bg", "subbg", "bbg", "sbg"), ("background", "black")),
-    **dict.fromkeys(("rng_bg", "rngbg", "rbg"), ("background", "random")),
-    **dict.fromkeys(("rng_sob", "rngsob", "rso"), ("objects", "one")),
-    **dict.fromkeys(("rng_dob", "rbg_dob", "rngdob", "rdo"), ("objects", "individual")),
-    **{name: ("size", size) for name, size in SIZES.items()},
-}
-"""What each word of a data string sets."""
+from core.data.spec.catalogue import SETS
+from core.data.spec.datasets import Kind, request_of
+from core.data.spec.recolour import Background, Objects, num_colours, recolour
+from core.data.spec.sources import Coloured, Concatenated
+from core.data.spec.words import SIZES, flag_of, sets_and_words
 
 
 @dataclass(frozen=True)
@@ -58,23 +45,31 @@ class DataSpec:
     def parse(cls, text: str) -> "DataSpec":
         """The specification of `<set>[:<variant>][-<flag>]...` or `concat(<set>[:<variant>],...)[-<flag>]...`.
 
-        Flags in any order and either case: crop (also crop_c, c, cc), flip, obj, bbg, rbg, rso, rdo, max<N>, (h,w) or
-        one of the names of SIZES. Raises ValueError with the nearest name for a word that is not known, and where flags
-        exclude each other.
+        Names and flags in either case. Flags in any order: crop (also crop_c, c, cc), flip, obj, bbg, rbg, rso, rdo,
+        max<N>, (h,w) or one of the names of SIZES. Raises ValueError with the nearest name for a word that is not
+        known, and where flags exclude each other.
+
+        `folder:<path>` is one's own data. Of what follows, the words at the end that are flags are flags, and the rest
+        is the path, hyphens, commas and colons included; a path whose last word reads like a flag ends with a slash.
+        In `concat(...)` a comma separates two sets where the name of a set follows it.
         """
-        head, *words = (part.strip() for part in str(text).split("-"))
+        text = str(text).strip()
         try:
+            sets, words = sets_and_words(text)
             chosen: dict[str, Any] = {}
-            for word in filter(None, (word.lower() for word in words)):
-                key, value = _flag(word)
+            for word in filter(None, (word.strip().lower() for word in words)):
+                key, value = flag_of(word)
                 if chosen.setdefault(key, value) != value:
                     raise ValueError(f"{word!r} contradicts an earlier flag")
-            return cls(sets=_sets(head), **chosen)
+            return cls(sets=sets, **chosen)
         except ValueError as error:
             raise ValueError(f"--data {text!r}: {error}") from error
 
     def __str__(self) -> str:
-        names = [(SETS[name].short_name or name) + (f"_{variant}" if variant else "") for name, variant in self.sets]
+        names = [
+            (SETS[name].short_name or name) + (f"_{Path(variant).name}" if variant else "")
+            for name, variant in self.sets
+        ]
         text = "+".join(names) + ("-" if len(names) > 1 else "") + "c" * self.crop + "flip" * self.flip
         if self.size:
             text += next((name[0] for name, (height, _) in SIZES.items() if self.size[0] <= height), "-cs")
@@ -99,9 +94,22 @@ class DataSpec:
         return size and cropped_size(*size, SETS[name].crop if self.crop else None)
 
     @property
+    def kind(self) -> Kind:
+        """What the data are: "images", "videos" or "views", that is, scenes seen from several sides with cameras.
+
+        Joined sets of several kinds are opened as "images". DataError for a folder that is not there or empty.
+        """
+        kinds = {folder_kind(variant) if name == "folder" else SETS[name].kind for name, variant in self.sets}
+        return kinds.pop() if len(kinds) == 1 else "images"
+
+    @property
     def has_masks(self) -> bool:
-        """Whether all its sets can be scored, that is, opened with `masks`."""
-        return all(SETS[name].has_masks for name, _ in self.sets)
+        """Whether all its sets can be scored, that is, opened with `masks`.
+
+        OBJ3D has them as tools/make_data.py makes it, and MOVi-Solid and MOVi-Tex but for their val split; `open` says
+        where they are missing.
+        """
+        return all(has_masks(variant) if name == "folder" else SETS[name].has_masks for name, variant in self.sets)
 
     @property
     def recolours(self) -> bool:
@@ -112,25 +120,62 @@ class DataSpec:
     ) -> BatchSource:
         """Pictures (uint8 `image`) of one split, with `masks` or to be recoloured also `mask`, and `colours` if random.
 
+        Of videos the frames, of scenes seen from several sides the input views.
+
         root: folder of the data; else `ool_data` and `data` in the working directory.
         as_original: `flip` mirrors top and bottom, `crop` leaves CLEVR6 240x240 pixels, and ClevrTex is cropped and
             resized to 128x128 whatever the flags.
 
         ValueError for a split that a set does not have, DataError for data that are missing or damaged.
         """
-        if split not in SPLITS:
-            raise ValueError(f"split {split!r} is not one of {', '.join(SPLITS)}")
         if masks and not self.has_masks:
             raise ValueError(f"--data {self}: has no masks, so that it can be trained on and not be scored")
-        root = None if root is None else Path(root)
-        with_masks = masks or self.recolours
+        wanted = {"split": split, "root": root, "masks": masks or self.recolours}
         sources = [
-            open_data_set(name, variant, split, root, self.framing(name, as_original), with_masks)
-            for name, variant in self.sets
+            self._open(name, variant, framing=self.framing(name, as_original), **wanted) for name, variant in self.sets
         ]
         source = sources[0] if len(sources) == 1 else Concatenated(sources)
         number = num_colours(self.background, self.objects)
         return Coloured(source, number) if number else source
+
+    def open_whole(self, split: str, root: str | Path | None = None, *, frames: int | None = None) -> BatchSource:
+        """One split as what it is, see `kind`, with `mask` where there are masks.
+
+        "images" are as `open` gives them. "videos" are `video` (n, T, 3, H, W) uint8 of (h,w) or the published size:
+        the first `frames` frames of every video of the split, once; None takes all, as many as the first video has and
+        no more than published ones. "views" are whole scenes as their reader gives them (core/data/{obsurf,msn,nmr}.py:
+        `images`, `cameras`, ...), with `masks` where there are masks; its `draw` takes all pixels of the target views.
+
+        ValueError for flags that the kind does not have, and as `open` does; DataError.
+        """
+        if self.kind == "images" and (len(self.sets) > 1 or self.recolours):
+            return self.open(split, root, masks=self.has_masks)
+        if len(self.sets) > 1:
+            raise ValueError(f"--data {self}: concat(...) joins pictures, not {self.kind}")
+        name, variant = self.sets[0]
+        self._check_flags_of_whole(name)
+        opener = SETS[name].open_whole or SETS[name].open
+        framing = self.framing(name)
+        return self._open(name, variant, split, root, opener, framing=framing, masks=self.has_masks, frames=frames)
+
+    def _check_flags_of_whole(self, name: str) -> None:
+        """Raises ValueError for flags that whole videos or views of the set do not have."""
+        framing = {"flip": self.flip, "crop": self.crop, "(h,w)": self.size}
+        allowed = {"images": (*framing, "obj", "max"), "videos": ("(h,w)",), "views": ()}[self.kind]
+        if name == "folder":
+            allowed = (*framing, "obj", "max")
+        given = framing | {"obj": self.only_object, "max": self.max_objects, "bbg, rbg, rso or rdo": self.recolours}
+        for flag, value in given.items():
+            if value and flag not in allowed:
+                what = f"whole {self.kind}" if self.kind != "images" else "them"
+                raise ValueError(f"--data {self}: the flag {flag} is for pictures and does not go with {what}")
+
+    def _open(self, name, variant, split, root, opener=None, **wanted) -> BatchSource:
+        data_set = SETS[name]
+        if split not in data_set.splits:
+            raise ValueError(f"split {split!r} is not one of {', '.join(data_set.splits)}")
+        root = None if root is None else Path(root)
+        return (opener or data_set.open)(request_of(name, data_set, variant, split, root, **wanted))
 
     def framing(self, name: str, as_original: bool = False) -> Framing:
         """How pictures of the set `name` are cut and resized; see `open`."""
@@ -146,6 +191,7 @@ class DataSpec:
             size=self.size,
             max_objects=self.max_objects,
             antialias=data_set.antialias,
+            lower=data_set.lower if self.crop else 0.0,
         )
 
     def recolour(self, batch: Batch) -> Batch:
@@ -154,40 +200,3 @@ class DataSpec:
             return batch
         image = recolour(batch["image"], batch["mask"], batch.get("colours"), self.background, self.objects)
         return {key: value for key, value in batch.items() if key != "colours"} | {"image": image}
-
-
-def _flag(word: str) -> tuple[str, Any]:
-    """Field and value that a word sets."""
-    if word in FLAGS:
-        return FLAGS[word]
-    if match := re.fullmatch(r"max([1-9]\d*)", word):
-        return "max_objects", int(match[1])
-    if match := re.fullmatch(r"\(\s*([1-9]\d*)\s*,\s*([1-9]\d*)\s*\)", word):
-        return "size", (int(match[1]), int(match[2]))
-    raise ValueError(f"no flag {word!r}; {_nearest(word, FLAGS)}. Others are max<N> and (height,width)")
-
-
-def _sets(text: str) -> tuple[tuple[str, str | None], ...]:
-    match = re.fullmatch(r"concat\((.*)\)", text)
-    return tuple(_set(part.strip()) for part in (match[1].split(",") if match else [text]))
-
-
-def _set(text: str) -> tuple[str, str | None]:
-    """Name and variant."""
-    name, _, variant = text.partition(":")
-    name = ALIASES.get(name, name)
-    if name not in SETS:
-        raise ValueError(f"no data set {name!r}; {_nearest(name, SETS)}")
-    variants, default = SETS[name].variants, SETS[name].default_variant
-    if variant and not variants:
-        raise ValueError(f"{name} has no variants, found {variant!r}")
-    if variant and variant not in variants:
-        raise ValueError(f"no variant {variant!r} of {name}; {_nearest(variant, variants)}")
-    if variants and not variant and not default:
-        raise ValueError(f"{name} needs a variant, one of {', '.join(f'{name}:{known}' for known in variants)}")
-    return name, variant or None
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, known, 1)
-    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clevrtex.framework.recolour import colour_table
 from core.data.framing import Framing
 from core.data.loader import Batch, BatchSource
+from core.data.spec.recolour import colour_table
 
 Stills = Callable[[Batch], Batch]
 """Makes `image` and `mask` (n, ...) of what a source of videos or of views reads."""
@@ -21,10 +21,11 @@ def first_frames(batch: Batch) -> Batch:
 
 
 def input_views(batch: Batch) -> Batch:
-    """Of scenes seen from several sides, each from its input view."""
+    """Of scenes seen from several sides, each from its input view, or from the first where none is marked."""
     rows = torch.arange(len(batch["images"]))
-    views = batch["input_view"]
-    return {"image": batch["images"][rows, views], "mask": batch["masks"][rows, views]}
+    views = batch.get("input_view", torch.zeros_like(rows))
+    stills = {"image": batch["images"][rows, views]}
+    return stills | ({"mask": batch["masks"][rows, views]} if "masks" in batch else {})
 
 
 class Framed:

@@ -17,7 +17,7 @@ from core.nn.soft_position import SoftPositionEmbed
 from core.nn.summed_parts import sum_over_parts
 from core.types import Decomposition
 from slotformer.base_slots.models.decoder import BroadcastDecoder
-from slotformer.base_slots.models.encoder import SlotVideoEncoder, Track
+from slotformer.base_slots.models.encoder import ClipState, SlotVideoEncoder, Track
 
 
 class Pictures(NamedTuple):
@@ -33,6 +33,15 @@ def decode_slots(slots: Float[Tensor, "B T N D"], decoder: BroadcastDecoder, pos
     pictures = decoder(slots.flatten(0, 2), position.codes()).unflatten(0, slots.shape[:3])
     rgb, masks = pictures[:, :, :, :3], pictures[:, :, :, 3].softmax(dim=2)
     return Pictures((masks[:, :, :, None] * rgb).sum(dim=2), rgb, masks)
+
+
+def _decomposition(slots: Float[Tensor, "B T N D"], pictures: Pictures) -> Decomposition:
+    return Decomposition(
+        recon=(pictures.recon / 2 + 0.5).clamp(0, 1),
+        masks=pictures.masks,
+        rgb=(pictures.rgb / 2 + 0.5).clamp(0, 1),
+        slots=slots,
+    )
 
 
 class PixelAutoencoder(SlotVideoEncoder):
@@ -64,12 +73,15 @@ class PixelAutoencoder(SlotVideoEncoder):
         tracks = self._tracks(batch, noise)
         slots, pictures = zip(*((track.slots, self.decode(track.slots)) for track in tracks))
         recon, rgb, masks = (torch.cat(values, dim=1) for values in zip(*pictures))
-        return Decomposition(
-            recon=(recon / 2 + 0.5).clamp(0, 1),
-            masks=masks,
-            rgb=(rgb / 2 + 0.5).clamp(0, 1),
-            slots=torch.cat(slots, dim=1),
-        )
+        return _decomposition(torch.cat(slots, dim=1), Pictures(recon, rgb, masks))
+
+    def decompose_next(
+        self, batch: dict[str, Tensor], noise: Noise | None = None, state: ClipState | None = None
+    ) -> tuple[Decomposition, ClipState]:
+        """As `decompose`, of a clip that begins where one left `state`; also what it leaves itself."""
+        video = 2 * batch["video"] - 1
+        track = self.track(video, noise or standard_normal(video.device), state)
+        return _decomposition(track.slots, self.decode(track.slots)), track.state
 
     def segment(self, batch: dict[str, Tensor], noise: Noise | None = None) -> Float[Tensor, "B T N H W"]:
         """The masks of `decompose` alone."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from core.nn.noise import Noise, ShardedNoise, exponential, standard_exponential, standard_normal
 from core.types import Decomposition
 from slotformer.base_slots.models.dvae import DOWN_FACTOR, dVAE
-from slotformer.base_slots.models.encoder import SlotVideoEncoder, Track
+from slotformer.base_slots.models.encoder import ClipState, SlotVideoEncoder, Track
 from slotformer.base_slots.models.linear_cross_entropy import linear_cross_entropy
 from slotformer.base_slots.models.token_decoder import TokenDecoder
 
@@ -111,6 +111,20 @@ class TokenAutoencoder(SlotVideoEncoder):
             slots.append(track.slots)
         recon = (torch.cat(pictures, dim=1) / 2 + 0.5).clamp(0, 1)
         return Decomposition(recon=recon, masks=torch.cat(masks, dim=1), slots=torch.cat(slots, dim=1))
+
+    def decompose_next(
+        self,
+        batch: dict[str, Tensor],
+        noise: Noise | None = None,
+        state: ClipState | None = None,
+        generate: bool = False,
+    ) -> tuple[Decomposition, ClipState]:
+        """As `decompose`, of a clip that begins where one left `state`; also what it leaves itself."""
+        video = batch["video"]
+        track = self.track(2 * video - 1, standard_normal(video.device), state)
+        recon = (self._picture(track.slots, batch, generate) / 2 + 0.5).clamp(0, 1)
+        masks = self.masks(track, video.shape[-2:])
+        return Decomposition(recon=recon, masks=masks, slots=track.slots), track.state
 
     def segment(self, batch: dict[str, Tensor], noise: Noise | None = None) -> Float[Tensor, "B T N H W"]:
         """The masks of `decompose` alone."""
