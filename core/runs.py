@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from core.files import replacing
-from core.training.checkpoint import CheckpointError, CheckpointFolder, load, load_weights
+from core.training.checkpoint import CheckpointError, CheckpointFolder, State, load, load_weights
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,15 @@ class RunRecord:
     seed: int
     checkpoints: dict[str, str] = field(default_factory=dict)
     """`folder` (relative to the record), `prefix` and `suffix` of the checkpoint files, or `file`, the newest one."""
+    inputs: dict[str, Any] | None = None
+    """What a model that decomposes its data sees: `kind` ("images", "videos" or "views") and `size` [height, width].
+
+    Empty for other models (autoencoders of words, read-outs, dynamics of slots); None in records without it.
+    """
+    source: dict[str, Any] = field(default_factory=dict)
+    """Of weights that were imported (core/imported.py): `paper`, `file`, its `sha256`, and whether the model computes
+    `as_original`. Empty for those trained here.
+    """
     versions: dict[str, str] = field(default_factory=lambda: _versions())
     commit: str = field(default_factory=lambda: _commit())
 
@@ -60,11 +69,16 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[nn
 
     A run folder is one that holds `run.json` (or one `*.run.json`), itself or in `weights/`. Raises CheckpointError.
     """
+    model, record = rebuild(newest_state(path)[1], path)
+    return model.to(device), record
+
+
+def newest_state(path: str | Path) -> tuple[Path, State]:
+    """A checkpoint file, or the newest one of a run folder as above, and its content. Raises CheckpointError."""
     path = Path(path)
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder")
-    model, record = rebuild(load(path) if path.is_file() else _newest(path), path)
-    return model.to(device), record
+    return (path, load(path)) if path.is_file() else _newest(path)
 
 
 def rebuild(state: Mapping[str, Any], path: str | Path) -> tuple[nn.Module, RunRecord]:
@@ -85,21 +99,22 @@ def rebuild(state: Mapping[str, Any], path: str | Path) -> tuple[nn.Module, RunR
     return model.eval(), record
 
 
-def _newest(folder: Path) -> dict[str, Any]:
+def _newest(folder: Path) -> tuple[Path, State]:
     records = [*folder.glob("run.json"), *folder.glob("*.run.json"), *folder.glob("weights/*.run.json")]
     if len(records) != 1:
         found = ", ".join(str(record.relative_to(folder)) for record in records) or "none"
         raise CheckpointError(f"{folder}: expected one run.json, found {found}. Give a checkpoint file instead")
     where = _record(records[0].read_text(), records[0]).checkpoints
     if "file" in where:
-        return load(records[0].parent / where["file"])
+        file = records[0].parent / where["file"]
+        return file, load(file)
     if missing := {"folder", "prefix", "suffix"} - where.keys():
         raise CheckpointError(f"{records[0]}: `checkpoints` lacks {', '.join(missing)}. Give a checkpoint file instead")
     files = CheckpointFolder(records[0].parent / where["folder"], where["prefix"], where["suffix"])
     newest = files.newest()
     if newest is None:
         raise CheckpointError(f"{files.folder}: no readable checkpoint {files.prefix}<step>{files.suffix} yet")
-    return newest[1]
+    return newest
 
 
 def _record(values: str | Mapping[str, Any], source: Path) -> RunRecord:

@@ -3,10 +3,17 @@
 Both directions only rename, reshape and stack, so gradients and Adam's moments map like weights.
 """
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from core.imported import ImportedRun
+from core.runs import RunRecord
+from core.training.checkpoint import CheckpointError, State
+from emorl.settings import UserError, arguments_of_model, complete
 
 # (ours, theirs); the longest matching prefix wins. EMORL's encoder and decoder lie under `hvae_networks.` there.
 _ENCODER = [
@@ -179,3 +186,52 @@ def _split_dual_gru(name: str, value: Tensor) -> dict[str, Tensor]:
         return {f"{cell}bias_{side}": gates.flatten(), f"{cell}bias_{candidate}": rest.flatten()}
     both = {f"{cell}weight_{side}_{j + 1}": gates[j] for j in range(2)}
     return both | {f"{cell}weight_{candidate}_{j + 1}": rest[j] for j in range(2)}
+
+
+def import_run(checkpoint: Mapping[str, object], path: Path, config: str, settings: Sequence[str] = ()) -> ImportedRun:
+    """A run of ours from a checkpoint of the original and a JSON configuration of its training or its evaluation.
+
+    path: of the checkpoint, for messages. settings: KEY=VALUE that the command line of the training had, such as
+    `Net.K=7`. GECO's state is kept where the configuration has `use_geco`. Adam's comes along, so that a training can
+    go on. Raises ValueError and CheckpointError.
+    """
+    section, values = _configuration(config, settings)
+    described = arguments_of_model(values, section)
+    record = RunRecord(
+        paper="emorl",
+        builder="emorl.models:build_model",
+        arguments=described,
+        data={**values["dataset"], "texdataset": values["texdataset"]["path"], "mode": values[section]["mode"]},
+        seed=values["seed"],
+        checkpoints={"folder": "weights", "prefix": "imported-state-", "suffix": ".pth"},
+        inputs={"kind": "images", "size": list(values["Net"]["input_size"][1:])},
+    )
+    model, theirs = record.build(), checkpoint.get("model", checkpoint)
+    wanted = model.state_dict()
+    try:
+        weights = from_original(theirs)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: not a checkpoint of the original's {described['name']} ({error})") from error
+    state: State = {"model": {key: value for key, value in weights.items() if key in wanted or "geco." not in key}}
+    if "step" in checkpoint:
+        state["step"] = int(checkpoint["step"])
+    if checkpoint.get("model_opt") and state["model"].keys() == wanted.keys():
+        fresh = torch.optim.Adam(model.parameters(), lr=values[section].get("lr", 1e-3), fused=True).state_dict()
+        moments = adam_from_original(theirs, checkpoint["model_opt"], [name for name, _ in model.named_parameters()])
+        state["optimizer"] = {**moments, "param_groups": fresh["param_groups"]}
+    return ImportedRun(
+        record,
+        state,
+        f"weights/imported-state-{state.get('step', 0)}.pth",
+        {"config.json": json.dumps(values, indent=2) + "\n"},
+    )
+
+
+def _configuration(config: str, settings: Sequence[str]) -> tuple[str, dict]:
+    """`training` or `test`, whichever section the file has, and the complete configuration. Raises ValueError."""
+    path = Path(config)
+    try:
+        section = "test" if path.is_file() and "test" in json.loads(path.read_text()) else "training"
+        return section, complete(path, section, settings)
+    except (UserError, ValueError) as error:
+        raise ValueError(f"{config}: {error}") from error

@@ -1,9 +1,10 @@
 """The sacred configuration of EfficientMORL: every key with its default, checked at the door."""
 
+import ast
 import difflib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import log
 from pathlib import Path
 from typing import Any
@@ -123,13 +124,29 @@ def defaults(section: str) -> dict[str, Any]:
     return {"seed": 1, "Net": NET, "dataset": DATASET, "texdataset": TEXDATASET, section: own}
 
 
-def complete(path: Path, section: str) -> dict[str, Any]:
-    """The configuration of a JSON file over the defaults, checked."""
+def complete(path: Path, section: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The configuration of a JSON file over the defaults, with KEY=VALUE in place of what it says, checked."""
+    check_command_line(["with", *overrides], section)
     config = {key: dict(value) if isinstance(value, dict) else value for key, value in defaults(section).items()}
     for key, value in _read_json(path).items():
         config[key] = {**config[key], **value} if isinstance(value, dict) and key in config else value
+    for word in overrides:
+        key, _, text = word.partition("=")
+        *outer, last = key.split(".")
+        place = config
+        for part in outer:
+            place = place[part]
+        place[last] = _literal(text)
     check(config, section)
     return config
+
+
+def _literal(text: str) -> Any:
+    """A value of the command line as sacred reads it: a Python literal, or else text."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
 def check_command_line(words: list[str], section: str) -> None:

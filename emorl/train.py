@@ -127,6 +127,7 @@ def run(config: dict[str, Any], sacred_run: Run | None = None) -> str:
         data={**config["dataset"], "texdataset": config["texdataset"]["path"], "mode": training["mode"]},
         seed=config["seed"],
         checkpoints={"folder": ".", "prefix": checkpoints.prefix, "suffix": checkpoints.suffix},
+        inputs={"kind": "images", "size": list(source.image_size)},
     )
     tracker = None
     if accelerator.is_main_process:

@@ -7,7 +7,7 @@ import numpy as np
 
 from core.data.cameras import cast_rays
 from core.data.loader import Batch, TrainingLoader
-from core.data.msn import MSN, interleaved_order
+from core.data.msn import MSN, NUM_INPUTS, interleaved_order
 from core.data.nmr import NMR
 from core.data.obsurf import ObSuRF
 from core.spelling import nearest
@@ -15,13 +15,22 @@ from osrt.config import ConfigError, DataConfig
 
 Source = ObSuRF | MSN | NMR
 ARGUMENTS = {
-    "clevr3d": ("downsample", "max_objects"),
-    "obsurf_msn": ("downsample", "max_objects"),
+    "clevr3d": ("downsample", "max_objects", "canonical_view"),
+    "obsurf_msn": ("downsample", "max_objects", "canonical_view"),
     "osrt": ("shuffle",),
     "msn": ("shuffle",),
     "nmr": (),
 }
 """What `data.kwargs` may hold, by data set."""
+READERS = {"clevr3d": ObSuRF, "obsurf_msn": ObSuRF, "osrt": MSN, "msn": MSN, "nmr": NMR}
+PUBLISHED_SIZES = {
+    "clevr3d": (240, 320),
+    "obsurf_msn": (240, 320),
+    "osrt": (128, 128),
+    "msn": (128, 128),
+    "nmr": (64, 64),
+}
+"""Height and width of the pictures."""
 
 
 def open_split(data: DataConfig, split: str, *, full_scale: bool = False, max_len: int | None = None) -> Source:
@@ -41,6 +50,33 @@ def open_split(data: DataConfig, split: str, *, full_scale: bool = False, max_le
     if data.dataset == "nmr":
         return NMR(data.folder, split, **options)
     return MSN(data.folder, split, masks=data.dataset == "osrt", **options)
+
+
+def inputs_of(source: Source) -> dict[str, Any]:
+    """What a run record says of the inputs.
+
+    Their number in a scene, which of their pixels the model is given, and whether in the frame of the input view.
+    """
+    number, stride = NUM_INPUTS if isinstance(source, MSN) else 1, getattr(source, "stride", 1)
+    return _inputs(source.image_size, number, stride, source.canonical_view)
+
+
+def published_inputs(data: DataConfig) -> dict[str, Any]:
+    """What `inputs_of` says of the published data, without opening any."""
+    height, width = PUBLISHED_SIZES[data.dataset]
+    stride = 2 ** (data.kwargs.get("downsample") or 0)
+    number = NUM_INPUTS if data.dataset in ("osrt", "msn") else 1
+    return _inputs((height, width), number, stride, data.kwargs.get("canonical_view", False))
+
+
+def _inputs(size: tuple[int, int], num_inputs: int, stride: int, canonical_view: bool) -> dict[str, Any]:
+    fields = {"kind": "views", "size": list(size), "num_inputs": num_inputs, "stride": stride}
+    return fields | {"canonical_view": canonical_view}
+
+
+def render_range(data: DataConfig) -> tuple[float, float]:
+    """Distances from a camera at which the scenes of a data set begin and end."""
+    return READERS[data.dataset].render_range
 
 
 def training_loader(data: DataConfig, source: Source, batch_size: int, **options: Any) -> TrainingLoader:

@@ -1,13 +1,20 @@
 """Checkpoints of the original code (stelzner/osrt), which are called model.pt as ours are, to ours and back."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor, nn
 
+from core.imported import ImportedRun
+from core.runs import RunRecord
 from core.training.checkpoint import CheckpointError, State
+from osrt.checkpoints import LAST
+from osrt.config import load_config
+from osrt.data import published_inputs, render_range
+from osrt.models import has_slots
 
 PARTS = ("encoder", "decoder")
 
@@ -20,7 +27,9 @@ def is_original(state: Mapping[str, Any]) -> bool:
 def weights_of(state: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
     """The state dict of a model in a checkpoint of ours or of the original. Raises CheckpointError."""
     if is_original(state):
-        return {f"{part}.{name}": value for part in PARTS for name, value in state[part].items()}
+        return {
+            f"{part}.{name.removeprefix('module.')}": value for part in PARTS for name, value in state[part].items()
+        }
     if isinstance(state.get("model"), Mapping):
         return dict(state["model"])
     raise CheckpointError(f"{path}: holds no weights: neither `model`, as ours do, nor `encoder` and `decoder`")
@@ -83,3 +92,31 @@ def _renumbered(moments: Mapping[int, Any], theirs: list[str], model: nn.Module)
 def _finite(best: float | Tensor | None) -> float | None:
     """The best metric so far; the original says infinity where there is none."""
     return None if best is None or not torch.isfinite(torch.as_tensor(best)) else float(best)
+
+
+def import_run(state: Mapping[str, Any], path: Path, config: str, settings: Sequence[str] = ()) -> ImportedRun:
+    """A run of ours from a checkpoint of the original and its YAML file; the folder of the run has a config.yaml.
+
+    path: of the checkpoint, for messages. settings: words of `--set`. Pictures have the size of the published data.
+    Optimiser and counters come along, so that a training can go on. Raises ConfigError, ModelError, CheckpointError.
+    """
+    values = load_config(config, settings)
+    arguments = values.model_arguments(render_range(values.data))
+    record = RunRecord(
+        paper="osrt",
+        builder="osrt.models:build_model",
+        arguments=arguments,
+        data=values.to_dict()["data"],
+        seed=0,
+        checkpoints={"file": LAST},
+        inputs=published_inputs(values.data) if has_slots(arguments) else {},
+    )
+    model = record.build()
+    imported: State = {"model": weights_of(state, path)}
+    if {"optimizer", "it"} <= state.keys() and imported["model"].keys() == model.state_dict().keys():
+        adam = torch.optim.Adam(model.parameters(), lr=values.training.peak_lr, fused=True)
+        imported = training_state(state, model, adam, path)
+    elif "it" in state:
+        imported["step"] = int(state["it"])
+    text = yaml.safe_dump(values.to_dict(), sort_keys=False)
+    return ImportedRun(record, imported, LAST, {"config.yaml": text})

@@ -27,8 +27,9 @@ from core.training.trainer import Terms, Trainer, under_train
 from osrt import original
 from osrt.checkpoints import LAST, RunFiles
 from osrt.config import Config, ConfigError
-from osrt.data import Source, open_split, training_batches, training_loader
+from osrt.data import Source, inputs_of, open_split, training_batches, training_loader
 from osrt.evaluation import Evaluator
+from osrt.models import has_slots
 from osrt.models.light_field import LightField
 from osrt.monitor import Monitor, is_better, parameter_counts, parameter_table
 
@@ -179,6 +180,7 @@ class Run:
             data=self.config.to_dict()["data"],
             seed=self.seed,
             checkpoints={"file": LAST},
+            inputs=inputs_of(training) if has_slots(arguments) else {},
         )
         model = self.record.build()
         model.checkpointing = self.options.checkpointing

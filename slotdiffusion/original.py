@@ -5,10 +5,14 @@ Names are the same. Left out here, beside what SlotFormer's models leave out, ar
 stores and never reads, and the noise schedule, which follows from the configuration.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from torch import nn
 
+from core.imported import ImportedRun
 from slotdiffusion.models.noise_schedule import NoiseSchedule, make_betas
 from slotformer import original
 from slotformer.original import Layout, Weights
@@ -52,7 +56,9 @@ def _of_decoder(prefix: str, groups: tuple[str, ...] = ("",)) -> Layout:
 PIXELS = with_dino(Layout(original.NO_KEY, lambda model: {}))
 WORDS = with_dino(original.LAYOUTS["STEVE"])
 LATENTS = with_dino(_of_decoder("dm_decoder.", ("", "dm_decoder")))
+TASKS = ("img_based", "video_based", "vp_vqa")
 LAYOUTS = {
+    "VQVAE": Layout(r"loss\..+", lambda model: {}, ("loss.",)),  # of LPIPS
     "SAVi": PIXELS,
     "SA": PIXELS,
     "STEVE": WORDS,
@@ -65,3 +71,8 @@ LAYOUTS = {
 """By the class of our model, which the original calls the same."""
 
 original.LAYOUTS.update(LAYOUTS)
+
+
+def import_run(checkpoint: Mapping[str, Any], path: Path, config: str, settings: Sequence[str] = ()) -> ImportedRun:
+    """A run of ours from a checkpoint of the original and its params file; see `slotformer.original.import_run`."""
+    return original.import_run(checkpoint, path, config, settings, "slotdiffusion", TASKS)

@@ -5,16 +5,23 @@ sizes, and layers that no output depends on.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from core.imported import ImportedRun
 from core.nn.soft_position import SoftPositionEmbed
+from core.runs import RunRecord
 from core.training.checkpoint import CheckpointError, State, load
+from slotformer.framework.checkpoints import PREFIX, SUFFIX
+from slotformer.framework.params import BaseParams, ParamsError, file_of, load_params, parse_overrides
+from slotformer.framework.tasks import arguments_of, inputs_of
 
 Weights = dict[str, Tensor]
 
@@ -214,3 +221,80 @@ def _in_groups(names: list[str], layout: Layout) -> list[list[str]]:
     for name in names:
         groups[max(index for index, part in enumerate(layout.groups) if part in name)].append(name)
     return groups
+
+
+TASKS = ("base_slots", "video_prediction", "clevrer_vqa", "physion_vqa", "phyre_planning")
+
+
+def import_run(
+    checkpoint: Mapping[str, Any],
+    path: Path,
+    config: str,
+    settings: Sequence[str] = (),
+    package: str = "slotformer",
+    tasks: Sequence[str] = TASKS,
+) -> ImportedRun:
+    """A run of ours from a checkpoint of the original, wrapped or bare, and the params file that it was trained with.
+
+    path: of the checkpoint, for messages. settings: words of `--set`. The task is the one of `tasks` that stands in
+    the path of the params file, or else the first whose keys fit it.
+
+    What the checkpoint says of the optimiser comes along, so that a training can go on. CLEVRER's models have seen
+    blue, green, red, and are given it (`as_original`). Raises ParamsError and CheckpointError.
+    """
+    file, overrides = file_of(config), parse_overrides(settings)
+    task, params = _load_task_params(file, package, tasks, overrides)
+    model = task.build_model(params)
+    sees_blue_first = package == "slotformer" and hasattr(task, "SEES") and params.get("dataset") == "clevrer"
+    if "as_original" not in overrides and (sees_blue_first or "as_original" in arguments_of(type(model))):
+        params.as_original = True
+        model = task.build_model(params)
+    inputs = inputs_of(task, params, model)
+    if inputs and sees_blue_first and params.as_original:
+        inputs["channels"] = "bgr"
+    state: State = {"params": params.to_dict()}
+    notes: tuple[str, ...] = ()
+    try:
+        state |= {"model": import_state(model, checkpoint)}
+        if "it" in checkpoint:
+            state |= training_state(checkpoint, model, path)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    except CheckpointError as error:
+        state["step"] = checkpoint["it"] - 1
+        notes = (f"no training can be continued from it: {error}",)
+    record = RunRecord(
+        paper=package,
+        builder="slotformer.framework.tasks:rebuild_model",
+        arguments={"task": task.__name__, "params": params.to_dict()},
+        data={key: params.to_dict()[key] for key in ("dataset", "data_root") if key in params},
+        seed=0,
+        checkpoints={"folder": "models", "prefix": PREFIX, "suffix": SUFFIX},
+        inputs=inputs,
+    )
+    return ImportedRun(
+        record,
+        state,
+        f"models/{PREFIX}{state.get('step', -1) + 1}{SUFFIX}",
+        {"params.py": file.read_text()},
+        bool(params.get("as_original", False)),
+        notes,
+    )
+
+
+def _load_task_params(
+    file: Path, package: str, tasks: Sequence[str], overrides: Mapping[str, Any]
+) -> tuple[ModuleType, BaseParams]:
+    """The task of a params file, and what the file says. Raises ParamsError, of the first task, if it fits none."""
+    named = [name for name in tasks if name in file.resolve().parts]
+    first: ParamsError | None = None
+    for name in named or tasks:
+        task = import_module(f"{package}.{name}")
+        try:
+            params = load_params(file, task.Keys, overrides)
+            with torch.device("meta"):
+                task.build_model(params)
+            return task, params
+        except ParamsError as error:
+            first = first or error
+    raise first

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from clevrtex.experiments.marionette import MarioNette as Experiment
 from clevrtex.framework import folders
-from clevrtex.framework.dataspec import DataSpec
 from clevrtex.framework.training import plain_value
 from clevrtex.framework.validator import Validator
 from clevrtex.marionet.checkpoints import MODEL, PREFIX, SUFFIX, EpochFiles
@@ -21,6 +20,7 @@ from clevrtex.marionet.pictures import training_pictures
 from clevrtex.models.marionette import MarioNette
 from clevrtex.original.marionette import read_background, read_model
 from core.data.loader import BatchSource, TrainingLoader
+from core.data.spec import DataSpec
 from core.files import occupy
 from core.nn.noise import ShardedNoise, derive_seed
 from core.runs import RunRecord
@@ -190,6 +190,7 @@ class Run:
             data={"spec": self.data, "root": arguments.data_root},
             seed=arguments.seed,
             checkpoints={"folder": MODEL, "prefix": PREFIX, "suffix": SUFFIX},
+            inputs={"kind": "images", "size": [arguments.canvas_size, arguments.canvas_size]},
         )
         model = self.record.build()
         for path, read in ((arguments.load_model, read_model), (arguments.load_bg, read_background)):

@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from core.training.checkpoint import CheckpointError, load
+from core.imported import read_foreign
+from core.training.checkpoint import CheckpointError
 
 VERSION = "pytorch-lightning_version"
 _MODULES = {"g2": "genesisv2", "dtis": "dtisprites", "spair-s": "spair", "spair-b": "spair"}
@@ -20,18 +19,9 @@ class _Callback:
     """Stands in for classes that Lightning uses as keys of its callbacks' states."""
 
 
-_ADMITTED: list[Any] = [
+_STAND_INS: list[Any] = [
     (_Callback, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"),
     (_Callback, "framework.base_experiment.CheckPointPNRG"),
-    (np.ndarray, "numpy.ndarray"),
-    (np.dtype, "numpy.dtype"),
-    (np._core.multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
-    (np._core.multiarray._reconstruct, "numpy._core.multiarray._reconstruct"),
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
-    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
-    type(np.dtype(np.uint32)),
-    type(np.dtype(np.float64)),
-    type(np.dtype(np.int64)),
 ]
 
 
@@ -45,8 +35,7 @@ def read(path: Path) -> dict[str, Any]:
 
     Nothing but tensors, numpy arrays, builtin types and the names of two callbacks is admitted. Raises CheckpointError.
     """
-    with torch.serialization.safe_globals(_ADMITTED):
-        return load(path)
+    return read_foreign(path, _STAND_INS)
 
 
 def read_weights(path: Path, model: str) -> dict[str, Tensor]:

@@ -64,6 +64,11 @@ def build_model(
     return model
 
 
+def has_slots(arguments: Mapping[str, Any]) -> bool:
+    """Whether the model of these arguments of `build_model` takes scenes apart: its decoder says what a slot owns."""
+    return DECODERS[arguments["decoder"]] in (SlotMixerDecoder, SpatialBroadcastDecoder)
+
+
 def construct(what: str, known: Mapping[str, type[nn.Module]], name: str, options: Mapping[str, Any]) -> nn.Module:
     """The encoder or decoder (`what`) of that name. Raises ModelError."""
     if name not in known:

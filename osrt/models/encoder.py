@@ -61,6 +61,9 @@ class SRTEncoder(nn.Module):
     """SRT's improved encoder: convolutions of each view with its rays, then a transformer over the tokens of all views.
 
     A view becomes ceil(H / 2^n) ceil(W / 2^n) tokens of width `dim`, in rows, and views follow one another.
+    he_init: convolutions begin as He et al. (2015) have it. As published each makes its input smaller by about the root
+    of six, and after six of them what scenes differ in is a thousandth of a token: small models then learn the mean
+    picture for thousands of steps.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class SRTEncoder(nn.Module):
         num_heads: int = 12,
         dim_head: int = 64,
         mlp_dim: int = 1536,
+        he_init: bool = False,
     ):
         super().__init__()
         self.out_features = dim
@@ -87,6 +91,10 @@ class SRTEncoder(nn.Module):
             width *= 2
         self.per_patch_linear = nn.Conv2d(width, dim, 1)
         self.transformer = Transformer(dim, num_att_blocks, num_heads, dim_head, mlp_dim)
+        if he_init:
+            for layer in (*self.conv_blocks.modules(), self.per_patch_linear):
+                if isinstance(layer, nn.Conv2d):
+                    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
     def forward(
         self,
@@ -120,11 +128,11 @@ class OSRTEncoder(nn.Module):
         slot_iters: int = 1,
         *,
         slot_hidden_dim: int = 3072,
-        **srt_sizes: int,
+        **srt_options: int | bool,
     ):
         super().__init__()
         self.out_features = slot_dim
-        self.srt_encoder = SRTEncoder(pos_start_octave=pos_start_octave, **srt_sizes)
+        self.srt_encoder = SRTEncoder(pos_start_octave=pos_start_octave, **srt_options)
         self.slot_attention = SlotAttention(
             num_slots, self.srt_encoder.out_features, slot_dim, slot_hidden_dim, slot_iters
         )

@@ -31,6 +31,8 @@ class LightField(nn.Module):
     parts, and in training each part's gradients are taken at once. Neither changes a number, but for rounding.
     """
 
+    short_name = "OSRT"
+
     def __init__(
         self,
         encoder: nn.Module,
@@ -133,10 +135,12 @@ class LightField(nn.Module):
     def decompose(self, batch: dict[str, Tensor]) -> Decomposition:
         """The input views as the model sees them; views stand where a video has frames.
 
-        Without slots the mask is one everywhere.
+        `view_rays` (B, V, H, W, 3) and `view_camera_pos` (B, V, 3), if given, are views to show in their place. Without
+        slots the mask is one everywhere.
         """
-        rays, positions = batch["input_rays"], batch["input_camera_pos"]
-        latents = self.encode(batch["input_images"], positions, rays)
+        latents = self.encode(batch["input_images"], batch["input_camera_pos"], batch["input_rays"])
+        shown = "view" if "view_rays" in batch else "input"
+        rays, positions = batch[f"{shown}_rays"], batch[f"{shown}_camera_pos"]
         prepared = self.prepare(latents)
         views = [self.render(prepared, *view) for view in zip(positions.unbind(1), rays.unbind(1))]
         found = Rendered.joined(views, lambda values: torch.stack(values, dim=1))

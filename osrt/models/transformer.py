@@ -134,6 +134,8 @@ class Transformer(nn.Module):
         looked: of `prepare`; empty if tokens look at each other.
         checkpointing: each block is computed again in the backward pass, which changes no number and saves memory.
         """
+        if tokens.dtype in (torch.bfloat16, torch.float16):
+            tokens = tokens.float()  # else sums round away what scenes differ in, which is little at the beginning
         each = len(looked) // len(self.layers)
         for i, block in enumerate(self.layers):
             tokens = again(block, tokens, *looked[i * each : (i + 1) * each], when=checkpointing)

@@ -14,7 +14,7 @@ from core.nn.noise import Noise, ShardedNoise, standard_normal
 from core.types import Decomposition
 from slotdiffusion.models.latent_diffusion import LatentDiffusion
 from slotdiffusion.models.slot_encoder import SlotEncoder
-from slotformer.base_slots.models.encoder import Track
+from slotformer.base_slots.models.encoder import ClipState, Track
 from slotformer.framework.params import ParamsError
 
 
@@ -77,6 +77,17 @@ class SAViDiffusion(SlotEncoder):
         masks = torch.cat([self.masks(track, video.shape[-2:]) for track in tracks], dim=1)
         recon = self.generate(slots, noise or standard_normal(video.device), steps, same_noise=same_noise)
         return Decomposition(recon=(recon / 2 + 0.5).clamp(0, 1), masks=masks, slots=slots)
+
+    def decompose_next(
+        self, batch: dict[str, Tensor], noise: Noise | None = None, state: ClipState | None = None
+    ) -> tuple[Decomposition, ClipState]:
+        """As `decompose`, of a clip that begins where one left `state`; also what it leaves itself."""
+        video = batch["video"]
+        track = self.track(2 * video - 1, standard_normal(video.device), state)
+        recon = self.generate(track.slots, noise or standard_normal(video.device))
+        masks = self.masks(track, video.shape[-2:])
+        found = Decomposition(recon=(recon / 2 + 0.5).clamp(0, 1), masks=masks, slots=track.slots)
+        return found, track.state
 
     def segment(self, batch: dict[str, Tensor], noise: Noise | None = None) -> Float[Tensor, "B T N H W"]:
         """The masks of `decompose` alone. Nothing is drawn."""

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 from collections.abc import Collection, Mapping, Sequence
+from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -70,7 +71,7 @@ class FollowingMethod(Method, Protocol):
 
 @runtime_checkable
 class Task(Protocol):
-    """A package: `slotformer.base_slots` and its like."""
+    """A package: `slotformer.base_slots` and its like. `SEES` is "images" or "videos", if its models see any."""
 
     Keys: type
     """Its annotations are the keys of the task's configurations."""
@@ -87,6 +88,13 @@ class Task(Protocol):
 def is_lower_better(score: str) -> bool:
     """Whether lower values of a score are better: those of losses."""
     return score.endswith("loss")
+
+
+def inputs_of(task: ModuleType, params: BaseParams, model: nn.Module) -> dict[str, Any]:
+    """What a run record says of the inputs: the task's `SEES`, and their size, if the model divides them into masks."""
+    if not (hasattr(task, "SEES") and hasattr(model, "segment")):
+        return {}
+    return {"kind": task.SEES, "size": list(params.resolution)}
 
 
 def rebuild_model(task: str, params: Mapping[str, Any]) -> nn.Module:

@@ -27,7 +27,7 @@ from slotformer import original
 from slotformer.framework.checkpoints import PREFIX, SUFFIX, EpochFiles
 from slotformer.framework.optim import build_optimizer
 from slotformer.framework.params import BaseParams, ParamsError
-from slotformer.framework.tasks import FollowingMethod, PreparingMethod
+from slotformer.framework.tasks import FollowingMethod, PreparingMethod, inputs_of
 from slotformer.framework.validation import Validator
 
 CHECKPOINT = Path("checkpoint")
@@ -201,6 +201,7 @@ class Run:
         )
 
     def _model(self, is_fresh: bool) -> nn.Module:
+        model = self.task.build_model(self.params)
         self.record = RunRecord(
             paper=self.task.__name__.partition(".")[0],
             builder="slotformer.framework.tasks:rebuild_model",
@@ -208,8 +209,8 @@ class Run:
             data={key: self.params.to_dict()[key] for key in ("dataset", "data_root") if key in self.params},
             seed=self.seed,
             checkpoints={"folder": MODELS, "prefix": PREFIX, "suffix": SUFFIX},
+            inputs=inputs_of(self.task, self.params, model),
         )
-        model = self.task.build_model(self.params)
         if is_fresh:
             self.method.initialise(model)
         if is_fresh and self.options.init:

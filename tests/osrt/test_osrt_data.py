@@ -92,7 +92,11 @@ def test_rays_depend_on_epoch_and_sample_alone(views: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "override", "message"),
     [
-        ("clevr3d", "data.kwargs.downsampel=2", r"clevr3d has downsample, max_objects, canonical_view; did you mean 'downsample'\?"),
+        (
+            "clevr3d",
+            "data.kwargs.downsampel=2",
+            r"max_objects, canonical_view; did you mean 'downsample'\?",
+        ),
         ("msn", "data.kwargs.downsample=1", r"data.kwargs.downsample: osrt has shuffle"),
         ("clevr3d", "data.dataset=nmr", r"data.kwargs.downsample: nmr has none"),
     ],

@@ -1,0 +1,36 @@
+"""What clevrtex/evaluate.py prints of a run, for tools/evaluate.py --as-original."""
+
+from pathlib import Path
+
+from clevrtex.framework.evaluation import evaluate
+from clevrtex.framework.trained import open_trained
+from core.benchmark.original import at_size_of
+from core.benchmark.subjects import Subject
+from core.data.spec import DataSpec
+from core.metrics.clevrtex import AS_DEFINED, AS_ORIGINAL, PROTOCOL
+
+NEEDS_MASKS = True
+DIFFERENCE = (
+    "pictures and labels at the model's resolution, labels matched to slots one to one before scoring, background "
+    f"included; {PROTOCOL + AS_DEFINED + AS_ORIGINAL}; of videos every frame is a "
+    "sample"
+)
+
+
+def original_scores(
+    subject: Subject,
+    data: str,
+    root: Path | None,
+    *,
+    split: str,
+    frames: int | None,
+    limit: int | None,
+    batch_size: int,
+) -> tuple[dict[str, float], str]:
+    """Means over pictures, of videos over single frames; see core.benchmark.original."""
+    trained = open_trained(subject.weight, subject.device)
+    text = at_size_of(subject, data)
+    source = DataSpec.parse(text).open(split, root, masks=True)
+    found, _ = evaluate(trained, text, source, limit=limit, batch_size=batch_size, as_original=True)
+    statistics = found["statistics"]
+    return {name: of["mean"] for name, of in statistics.items() if of["mean"] is not None}, DIFFERENCE
