@@ -1,0 +1,1 @@
+"""A page about trained runs of any paper: curves, scores, pictures, configurations."""
