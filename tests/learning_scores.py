@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clevrtex.framework.dataspec import DataSpec
 from core.data.loader import Batch
+from core.data.spec import DataSpec
 
 
 def held_out(data: str, root: Path) -> Batch:

@@ -88,6 +88,8 @@ def load(path: Path) -> State:
         raise
     except Exception as error:  # torch and zipfile raise many kinds on a damaged file
         reason = str(error).split("\n")[0].split(". ")[0]  # without torch's advice to trust the file
+        if foreign := re.search(r"GLOBAL (\S+)", str(error)):
+            reason = f"it names {foreign[1]}"
         raise CheckpointError(
             f"{path}: not a readable checkpoint ({type(error).__name__}: {reason}). It is damaged, or holds "
             f"more than tensors and builtin types.{_what_is_beside(path)}"

@@ -15,7 +15,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from tqdm import tqdm
 
 from core.nn.noise import ShardedNoise, derive_seed
-from core.training.checkpoint import State, load_weights
+from core.training.checkpoint import CheckpointError, State, load_weights
 from core.training.schedules import Schedule, constant
 from core.training.signals import StopSignals
 from core.training.tracking import Tracker
@@ -296,7 +296,9 @@ class Trainer:
         self.checkpoints.save(step, state)
 
     def resume(self, state: State, source: Any) -> None:
-        """Continue after the step of a checkpoint that `save` wrote."""
+        """Continue after the step of a checkpoint that `save` wrote. Raises CheckpointError for weights alone."""
+        if missing := [name for name in ("model", "optimizer", "step") if name not in state]:
+            raise CheckpointError(f"{source}: holds no {' and no '.join(missing)}, so no training continues from it")
         load_weights(self.model, state["model"], source)
         self.optimizer.load_state_dict(state["optimizer"])
         if state.get("scaler") and self.accelerator.scaler:

@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from clevrtex.framework.dataspec import DataSpec
 from clevrtex.models import build_model
 from clevrtex.original.slota import to_original
 from core.data.loader import evaluation_batches
+from core.data.spec import DataSpec
 from core.metrics.clevrtex import clevrtex_statistics
 from core.nn.noise import derive_seed, seeded_noise
 from core.runs import RunRecord, load_model

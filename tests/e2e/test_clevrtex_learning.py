@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clevrtex.framework.dataspec import DataSpec
+from core.data.spec import DataSpec
 from core.metrics.segmentation import foreground_ari_of_blocks
 from tests.conftest import Runner
 

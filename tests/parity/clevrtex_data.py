@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clevrtex.framework.dataspec import DataSpec
-from clevrtex.framework.recolour import colour_table, recolour
 from core.data.clevr import Clevr
 from core.data.clevrtex import ClevrTex
 from core.data.framing import Framing, LabelMap, Picture
 from core.data.picture_reader import PictureReader
+from core.data.spec import DataSpec
+from core.data.spec.recolour import colour_table, recolour
 from tests.parity.emorl_metrics import close
 from tests.parity.golden import Case, Check
 
