@@ -94,6 +94,7 @@ def test_two_processes_stop_after_the_same_step_when_one_is_told_to(tmp_path):
     assert first["weights"] == second["weights"]
 
 
+@pytest.mark.slow
 def test_two_processes_with_slow_steps_stop_sooner_than_after_sixteen(tmp_path):
     slow = ["--last-step", 10**6, "--checkpoint-every", 10**6, "--pause", 2.0]
     process = start("-c", LAUNCH, *TRAIN, tmp_path, *slow, "--batch-size", 4)

@@ -197,6 +197,7 @@ def test_what_else_a_run_can_do(run: Runner, scenes: Path, tmp_path: Path) -> No
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "best-v1.ckpt", "last.ckpt"}
 
 
+@pytest.mark.slow
 def test_range_of_learning_rates(run: Runner, scenes: Path, tmp_path: Path) -> None:
     done = run(*train_words("slota", scenes, tmp_path, "--batch_size", 2, "--tune"))
     assert done.returncode == 0, done.stderr

@@ -104,7 +104,11 @@ def check_evaluation(folder: Path, stdout: str, images: int, has_kl: bool) -> No
         ("tetrominoes", "tetrominoes", 3, [], "467,236"),
         ("multi_dsprites", "sprites", 2, [], "666,500"),
         # One refinement in place of three: a step of this size takes ten seconds of one core otherwise.
-        ("clevr6-96x96", "clevr6", 1, ["Net.refinement_iters=1", "training.refinement_curriculum=[(-1,1)]"], "666,500"),
+        pytest.param(
+            *("clevr6-96x96", "clevr6", 1),
+            *(["Net.refinement_iters=1", "training.refinement_curriculum=[(-1,1)]"], "666,500"),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_published_configuration_trains_and_is_evaluated(

@@ -263,7 +263,8 @@ def test_dci_on_clevr(run: Runner, clevr6: Path, clevr_with_factors: Path, tmp_p
     assert re.search(r"^rotation +R2 ", stdout, re.MULTILINE)
 
 
-@pytest.mark.parametrize("model", [pytest.param("EMORL", marks=pytest.mark.slow), "SlotAttention"])
+@pytest.mark.parametrize("model", ["EMORL", "SlotAttention"])
+@pytest.mark.slow
 def test_published_configurations_of_clevr6(run: Runner, clevr6: Path, tmp_path: Path, model: str) -> None:
     """All evaluations of the larger set, at its published picture size, on a model of one step."""
     train = {"MODEL": model, "ENV": "clevr6-96x96", "OUT_DIR": tmp_path, "DATA_PATH": clevr6, "NUM_GPUS": 1, "SEED": 1}

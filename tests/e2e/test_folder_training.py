@@ -39,6 +39,7 @@ def test_savi_on_folders_of_frames(run, tmp_path):
     assert any("ari" in key.lower() for row in rows(folder) for key in row)
 
 
+@pytest.mark.slow
 def test_slotdiffusion_on_videos_and_on_pictures(run, tmp_path):
     clips = write_frame_folders(tmp_path / "clips", 12, 6, (40, 48))
     pictures = write_pictures(tmp_path / "pictures", 20, (40, 48))

@@ -121,6 +121,7 @@ def test_two_processes_equal_one(run: Runner, trained: Path, scenes: Path, tmp_p
     assert losses(tmp_path) == pytest.approx(losses(trained)[:PER_EPOCH], rel=2e-4)
 
 
+@pytest.mark.slow
 def test_folders_without_checkpoint_dir(run: Runner, scenes: Path, tmp_path: Path) -> None:
     """A finished run is left alone, one with other flags too; an unfinished one goes on."""
     parent = tmp_path / "output/clt_fullct/marionet"
@@ -142,6 +143,7 @@ def test_folders_without_checkpoint_dir(run: Runner, scenes: Path, tmp_path: Pat
     assert state["run"]["arguments"]["arguments"]["num_backgrounds"] == 0
 
 
+@pytest.mark.slow
 def test_weights_to_start_from(run: Runner, trained: Path, scenes: Path, tmp_path: Path) -> None:
     """Of another run of ours, and of the original's two files."""
     theirs = to_original(weights(trained))

@@ -19,15 +19,14 @@ TRAINING = (
     *("training.print_every=50", "training.validate_every=2000", "training.visualize_every=4000"),
     *("training.checkpoint_every=2000", "training.backup_every=0"),
 )
-ENCODER = {
-    **{"he_init": True, "num_octaves": 1, "pos_start_octave": -3, "base_channels": 16, "num_conv_blocks": 3},
-    **{"dim": 96, "num_heads": 4, "dim_head": 24, "mlp_dim": 192, "num_att_blocks": 3},
-    **{"slot_dim": 96, "slot_hidden_dim": 192},
-}
-DECODER = {"num_octaves": 8, "pos_start_octave": -5, "latent_dim": 96, "num_heads": 4, "hidden_dim": 128}
+ENCODER = (
+    *("he_init=True", "num_octaves=1", "pos_start_octave=-3", "base_channels=16", "num_conv_blocks=3"),
+    *("dim=96", "num_heads=4", "dim_head=24", "mlp_dim=192", "num_att_blocks=3", "slot_dim=96", "slot_hidden_dim=192"),
+)
+DECODER = ("num_octaves=8", "pos_start_octave=-5", "latent_dim=96", "num_heads=4", "hidden_dim=128")
 MODEL = (
-    *(f"model.encoder_kwargs.{name}={value}" for name, value in ENCODER.items()),
-    *(f"model.decoder_kwargs.{name}={value}" for name, value in DECODER.items()),
+    *(f"model.encoder_kwargs.{setting}" for setting in ENCODER),
+    *(f"model.decoder_kwargs.{setting}" for setting in DECODER),
 )
 MARGIN = 3.0  # dB
 

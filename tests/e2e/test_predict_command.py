@@ -124,6 +124,7 @@ def test_pictures_of_any_size(emorl_run: Path, pictures: Path, run: Runner, tmp_
     assert slots.provenance["num_slots"] == NUM_SLOTS
 
 
+@pytest.mark.slow
 def test_the_model_at_its_own_size_gives_the_same(emorl_run: Path, pictures: Path, run: Runner, tmp_path: Path):
     """The masks of a picture that has the model's size are those of its decomposition; batches change nothing."""
     out = tmp_path / "out"
@@ -183,6 +184,7 @@ def test_a_video_takes_its_slots_along(savi_run: Path, video: Path, run: Runner,
     np.testing.assert_allclose(slots, whole.slots[0].numpy(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_frame_by_frame(emorl_run: Path, video: Path, run: Runner, tmp_path: Path):
     """A model of pictures sees every frame by itself, whatever goes through at a time; folders of frames, too."""
     folder = tmp_path / "videos" / "square"
@@ -200,6 +202,7 @@ def test_frame_by_frame(emorl_run: Path, video: Path, run: Runner, tmp_path: Pat
     np.testing.assert_allclose(slots[2], slots[5], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_pictures_for_a_model_of_videos(savi_run: Path, pictures: Path, run: Runner, tmp_path: Path):
     out = tmp_path / "out"
     predict(run, savi_run, "--input", pictures, "--out", out)

