@@ -20,8 +20,6 @@ from core.data.errors import DataError
 KINDS = ("descriptive", "explanatory", "predictive", "counterfactual")
 PREDICTIVE = KINDS.index("predictive")
 NO_ANSWER = -1
-UNROLLED_LEN = 150
-"""Slots of more frames than this were unrolled beyond the end of the video; predictive questions look at those."""
 
 Vocabulary = dict[str, int]
 
@@ -185,10 +183,13 @@ class ClevrerQuestions:
         return {key: torch.from_numpy(value) for key, value in arrays.items()}
 
     def frames(self, index: int, start: int) -> slice:
-        """Those that question `index` sees if its clip starts at `start`."""
+        """Those that question `index` sees if its clip starts at `start`.
+
+        Slots of more frames than the video has were unrolled beyond its end; predictive questions look at the last.
+        """
         stored = self.slots[self._video_name(index)].shape[0]
-        if self.kinds[index] == PREDICTIVE and stored > UNROLLED_LEN:
-            start += stored - self.video_len
+        if self.kinds[index] == PREDICTIVE:
+            start += max(0, stored - self.video_len)
         return slice(start, start + (self.num_frames - 1) * self.stride + 1, self.stride)
 
     def _video_name(self, index: int) -> str:

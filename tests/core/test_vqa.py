@@ -131,6 +131,15 @@ def test_predictive_questions_see_the_unrolled_frames(path):
     assert batch["mc_video_emb"].shape == (2, 25, 2, 3)
 
 
+def test_slots_of_short_videos_are_unrolled_too(path):
+    slots = {name: frames[:20] for name, frames in SLOTS.items()}
+    words = {"max_question_len": 6, "max_choice_len": 4, "num_frames": 4, "video_len": 16}
+    source = ClevrerQuestions(path, build_vocabulary([path]), slots, **words)
+    assert KINDS[source.kinds[2]] == "predictive"
+    assert source.frames(2, 1).start == 1 + 4
+    assert source.frames(0, 1).start == 1
+
+
 def test_training_varies_starts_and_the_order_of_slots(path):
     indices, slots = np.array([0, 2, 1]), {}
     for name, frames in SLOTS.items():
