@@ -252,6 +252,31 @@ def test_default_initialisation_is_that_of_pytorch() -> None:
     assert float(model.decoder.render_mlp.net[2].bias.detach().abs().max()) > 0.02
 
 
+def test_he_initialisation_keeps_pictures_apart() -> None:
+    """What two pictures of the same view differ in, in parts of a token."""
+    batch = make_batch()
+    shown = [batch["input_images"], batch["input_images"].flip(0)]
+    posed = [batch[f"input_{name}"][:1].expand_as(batch[f"input_{name}"]) for name in ("camera_pos", "rays")]
+    shares = {}
+    for he_init in (False, True):
+        torch.manual_seed(0)
+        encoder = build_model("srt", ENCODER | {"he_init": he_init}, "srt", DECODERS["srt"]).encoder
+        with torch.no_grad():
+            one, other = (encoder(images, *posed) for images in shown)
+        shares[he_init] = float((one - other).std() / one.std())
+    assert shares[True] > 0.03
+    assert shares[True] > 30 * shares[False]
+
+
+def test_residual_streams_stay_float32_in_mixed_precision() -> None:
+    encoder = make("srt").encoder
+    batch = make_batch()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        tokens = encoder(batch["input_images"], batch["input_camera_pos"], batch["input_rays"])
+    assert tokens.dtype == torch.float32
+    assert not torch.equal(tokens, tokens.bfloat16().float()), "sums would have been rounded"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
