@@ -97,9 +97,9 @@ class Commands:
         done = self.run(*words, cwd=self.folder, timeout=5400)
         assert done.returncode == 0, done.stderr
 
-    def train(self, config: str, *settings: str) -> Path:
+    def train(self, config: str, *settings: str, flags: tuple[str, ...] = ()) -> Path:
         """The folder of the run."""
-        self.call("scripts/train", config, "--task", FOLDERS[config], "--resident", settings=settings)
+        self.call("scripts/train", config, "--task", FOLDERS[config], "--resident", *flags, settings=settings)
         return self.folder / "checkpoint" / config
 
     def extract(self, weight: Path, config: str = STEVE) -> Path:
@@ -190,7 +190,7 @@ def test_every_model_learns_from_what_the_one_before_has_made(run: Runner, physi
 @pytest.mark.slow
 def test_from_slots_of_pixels_the_answers_are_better_than_chance(run: Runner, physion: Path, tmp_path: Path) -> None:
     commands = Commands(run, tmp_path, f"data_root={physion}")
-    savi = commands.train(SAVI)
+    savi = commands.train(SAVI, flags=("--bf16",))
     losses = [row["train/loss"] for row in rows(savi) if "train/loss" in row]
     fifth = len(losses) // 5
     assert sum(losses[-fifth:]) < 0.5 * sum(losses[:fifth])
