@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 JOBS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test test-all bench lint
+.PHONY: setup demo leaderboard test test-all bench lint
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -18,6 +18,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: setup
 	$(BIN)/python tools/demo.py
+
+leaderboard: setup
+	$(BIN)/python examples/leaderboard/run.py --readme README.md
 
 test: setup
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow"
