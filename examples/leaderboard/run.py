@@ -30,9 +30,9 @@ BEGIN, END = "<!-- leaderboard -->", "<!-- /leaderboard -->"
 RESULTS = Path("evaluation/results.jsonl")
 REMARK = """\
 Trained here by `make leaderboard`, for minutes of one CPU core each at reduced sizes, to show that the machinery works,
-not what the models are worth. FG-ARI and PSNR (dB) of up to {limit} test samples of generated sets; bold where the model
-was trained on that set. OSRT, which needs cameras, is scored on all three views of a scene that it draws from one. Blocks
-of equal size, which do not look at the picture, show how much of an FG-ARI is free."""
+not what the models are worth. FG-ARI and PSNR (dB) of up to {limit} test samples of generated sets; bold where the
+model was trained on that set. OSRT, which needs cameras, is scored on three views of a scene that it draws from one.
+Blocks of equal size, which do not look at the picture, show how much of an FG-ARI is free."""
 
 
 class Steps:
