@@ -1,10 +1,8 @@
 """What clevrtex/evaluate.py prints of a run, for tools/evaluate.py --as-original."""
 
-from pathlib import Path
-
 from clevrtex.framework.evaluation import evaluate
 from clevrtex.framework.trained import open_trained
-from core.benchmark.original import at_size_of
+from core.benchmark.original import Asked, at_size_of
 from core.benchmark.subjects import Subject
 from core.data.spec import DataSpec
 from core.metrics.clevrtex import AS_DEFINED, AS_ORIGINAL, PROTOCOL
@@ -17,20 +15,11 @@ DIFFERENCE = (
 )
 
 
-def original_scores(
-    subject: Subject,
-    data: str,
-    root: Path | None,
-    *,
-    split: str,
-    frames: int | None,
-    limit: int | None,
-    batch_size: int,
-) -> tuple[dict[str, float], str]:
+def original_scores(subject: Subject, asked: Asked) -> tuple[dict[str, float], str]:
     """Means over pictures, of videos over single frames; see core.benchmark.original."""
     trained = open_trained(subject.weight, subject.device)
-    text = at_size_of(subject, data)
-    source = DataSpec.parse(text).open(split, root, masks=True)
-    found, _ = evaluate(trained, text, source, limit=limit, batch_size=batch_size, as_original=True)
+    text = at_size_of(subject, asked.data)
+    source = DataSpec.parse(text).open(asked.split, asked.root, masks=True)
+    found, _ = evaluate(trained, text, source, limit=asked.limit, batch_size=asked.batch_size, as_original=True)
     statistics = found["statistics"]
     return {name: of["mean"] for name, of in statistics.items() if of["mean"] is not None}, DIFFERENCE

@@ -1,10 +1,8 @@
 """What emorl/eval.py prints of a run (`test.eval_type=ARI_MSE_KL`), for tools/evaluate.py --as-original."""
 
-from pathlib import Path
-
 import torch
 
-from core.benchmark.original import at_size_of
+from core.benchmark.original import Asked, at_size_of
 from core.benchmark.subjects import Subject
 from core.data.loader import evaluation_batches
 from core.data.spec import DataSpec
@@ -20,20 +18,11 @@ DIFFERENCE = (
 )
 
 
-def original_scores(
-    subject: Subject,
-    data: str,
-    root: Path | None,
-    *,
-    split: str,
-    frames: int | None,
-    limit: int | None,
-    batch_size: int,
-) -> tuple[dict[str, float], str]:
+def original_scores(subject: Subject, asked: Asked) -> tuple[dict[str, float], str]:
     """Means over pictures, of videos over single frames; see core.benchmark.original."""
-    source = DataSpec.parse(at_size_of(subject, data)).open(split, root, masks=True)
+    source = DataSpec.parse(at_size_of(subject, asked.data)).open(asked.split, asked.root, masks=True)
     noise, rows, begin = seeded_noise(subject.record.seed, subject.device), {}, 0
-    for batch in evaluation_batches(source, batch_size, subject.device, limit):
+    for batch in evaluation_batches(source, asked.batch_size, subject.device, asked.limit):
         images = range(begin, begin + len(batch["image"]))
         begin = images.stop
         for name, values in score_batch(subject.model, batch, noise(images)).items():

@@ -1,7 +1,6 @@
 """What `osrt/train.py --test --evalnow` prints of a run, for tools/evaluate.py --as-original."""
 
-from pathlib import Path
-
+from core.benchmark.original import Asked
 from core.benchmark.subjects import Subject
 from core.data.cameras import FixedDraws
 from core.data.msn import FOLDER
@@ -21,28 +20,19 @@ DIFFERENCE = (
 )
 
 
-def original_scores(
-    subject: Subject,
-    data: str,
-    root: Path | None,
-    *,
-    split: str,
-    frames: int | None,
-    limit: int | None,
-    batch_size: int,
-) -> tuple[dict[str, float], str]:
+def original_scores(subject: Subject, asked: Asked) -> tuple[dict[str, float], str]:
     """Means over scenes, by the configuration of the run; see core.benchmark.original."""
-    spec, trained_on = DataSpec.parse(data), subject.record.data
-    name, path = spec.sets[0][0], str(spec.open_whole(split, root).path)
+    spec, trained_on = DataSpec.parse(asked.data), subject.record.data
+    name, path = spec.sets[0][0], str(spec.open_whole(asked.split, asked.root).path)
     changes = {"path": path.removesuffix(f"/{FOLDER}")}
     if NAMES.get(trained_on["dataset"], trained_on["dataset"]) != name:
         changes |= {"dataset": "osrt" if name == "msn" else name, "kwargs": {}}
     config = DataConfig(**trained_on | changes)
-    source = open_split(config, split, max_len=limit)
+    source = open_split(config, asked.split, max_len=asked.limit)
     evaluator = Evaluator(
         model=subject.model,
         source=FixedDraws(source, source.draw, derive_seed(subject.record.seed, 2)),
-        batch_size=batch_size,
+        batch_size=asked.batch_size,
         chunk=config.num_points,
         accelerator=make_accelerator(),
     )

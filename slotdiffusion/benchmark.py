@@ -1,12 +1,10 @@
 """What slotdiffusion's test_seg.py scripts print of a run, for tools/evaluate.py --as-original."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from core.benchmark.original import at_size_of
+from core.benchmark.original import Asked, at_size_of
 from core.benchmark.subjects import Subject
 from core.data.loader import BatchSource, to_device
 from core.data.spec import DataSpec
@@ -23,22 +21,13 @@ DIFFERENCE = (
 )
 
 
-def original_scores(
-    subject: Subject,
-    data: str,
-    root: Path | None,
-    *,
-    split: str,
-    frames: int | None,
-    limit: int | None,
-    batch_size: int,
-) -> tuple[dict[str, float], str]:
+def original_scores(subject: Subject, asked: Asked) -> tuple[dict[str, float], str]:
     """Means over pictures, or over whole videos by models of videos; see core.benchmark.original."""
-    source = _open(subject, DataSpec.parse(at_size_of(subject, data)), root, split, frames)
-    size = min(limit or len(source), len(source))
+    source = _open(subject, DataSpec.parse(at_size_of(subject, asked.data)), asked)
+    size = min(asked.limit or len(source), len(source))
     parts: dict[str, list[Tensor]] = {}
-    for begin in range(0, size, batch_size):
-        batch = to_device(source.read(np.arange(begin, min(begin + batch_size, size))), subject.device)
+    for begin in range(0, size, asked.batch_size):
+        batch = to_device(source.read(np.arange(begin, min(begin + asked.batch_size, size))), subject.device)
         if subject.sees == "videos" and "image" in batch:
             batch = {name: values[:, None] for name, values in batch.items()} | {"video": batch["image"][:, None]}
         with torch.no_grad():
@@ -50,11 +39,13 @@ def original_scores(
     return {name: float("nan") if value is None else value for name, value in means.items()}, DIFFERENCE
 
 
-def _open(subject: Subject, spec: DataSpec, root: Path | None, split: str, frames: int | None) -> BatchSource:
+def _open(subject: Subject, spec: DataSpec, asked: Asked) -> BatchSource:
     """The data as the scripts read them: ClevrTex, and models of videos whole videos; else single frames."""
     if subject.sees == "images" and spec.sets == (("clevrtex", "full"),):
         params = BaseParams(subject.record.arguments["params"])
-        params.dataset, params.data_root = "clevrtex", str(spec.open(split, root).path)
-        return open_split(params, split, masks=True)
+        params.dataset, params.data_root = "clevrtex", str(spec.open(asked.split, asked.root).path)
+        return open_split(params, asked.split, masks=True)
     whole = spec.kind == "images" or (spec.kind == "videos" and subject.sees == "videos")
-    return spec.open_whole(split, root, frames=frames) if whole else spec.open(split, root, masks=True)
+    if whole:
+        return spec.open_whole(asked.split, asked.root, frames=asked.frames)
+    return spec.open(asked.split, asked.root, masks=True)

@@ -1,11 +1,9 @@
 """What the validations of slotformer/scripts/train.py log of a run, for tools/evaluate.py --as-original."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 
-from core.benchmark.original import at_size_of
+from core.benchmark.original import Asked, at_size_of
 from core.benchmark.subjects import Subject
 from core.data.loader import to_device
 from core.data.spec import DataSpec
@@ -18,24 +16,18 @@ DIFFERENCE = (
 )
 
 
-def original_scores(
-    subject: Subject,
-    data: str,
-    root: Path | None,
-    *,
-    split: str,
-    frames: int | None,
-    limit: int | None,
-    batch_size: int,
-) -> tuple[dict[str, float], str]:
+def original_scores(subject: Subject, asked: Asked) -> tuple[dict[str, float], str]:
     """Means over samples, pictures being videos of one frame; see core.benchmark.original."""
-    spec = DataSpec.parse(at_size_of(subject, data))
-    source = spec.open_whole(split, root, frames=frames) if spec.kind == "videos" else spec.open(split, root)
-    size, model = min(limit or len(source), len(source)), subject.model
+    spec = DataSpec.parse(at_size_of(subject, asked.data))
+    if spec.kind == "videos":
+        source = spec.open_whole(asked.split, asked.root, frames=asked.frames)
+    else:
+        source = spec.open(asked.split, asked.root)
+    size, model = min(asked.limit or len(source), len(source)), subject.model
     sums: dict[str, float] = {}
     before = model.noise
-    for begin in range(0, size, batch_size):
-        rows = range(begin, min(begin + batch_size, size))
+    for begin in range(0, size, asked.batch_size):
+        rows = range(begin, min(begin + asked.batch_size, size))
         batch = to_device(source.read(np.array(rows)), subject.device)
         model.noise = ImageNoise(subject.seed_of_noise, rows)
         with torch.no_grad():

@@ -37,7 +37,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 from tqdm import tqdm
 
-from core.benchmark.original import original_scores
+from core.benchmark.original import Asked, original_scores
 from core.benchmark.protocol import Distance, Protocol, scores_of
 from core.benchmark.results import Results, Rows
 from core.benchmark.statistics import summary_of
@@ -188,12 +188,9 @@ def evaluate(
 
 
 def _original(pair: Pair, options: Options, device: torch.device) -> dict[str, Any]:
-    settings = {"split": options.protocol.split, "frames": options.protocol.frames, "limit": options.limit}
-
-    def score(subject: Subject) -> dict[str, Any]:
-        return original_scores(subject, pair.data, options.root, batch_size=options.batch_size, **settings)
-
-    return _moved(pair.subject, device, score)
+    protocol = options.protocol
+    asked = Asked(pair.data, options.root, protocol.split, protocol.frames, options.limit, options.batch_size)
+    return _moved(pair.subject, device, lambda subject: original_scores(subject, asked))
 
 
 def _score(
