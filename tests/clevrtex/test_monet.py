@@ -101,6 +101,7 @@ def test_gradient_of_all_uses_of_a_kernel(size: int) -> None:
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_compiled_unet_has_the_same_gradient() -> None:
     torch.manual_seed(0)
     unet, features = UNet(3, [4, 8, 8], (8, 8)), torch.randn(2, 4, 8, 8)

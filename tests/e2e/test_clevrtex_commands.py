@@ -23,8 +23,8 @@ from tests.clevrtex_runs import (
 from tests.conftest import Runner
 
 MODELS = sorted(SMALL)
-QUICK = ("slota", "spair")
-"""Models that the quick tests train: with one optimiser, and with schedules and a controller. All others are slow."""
+QUICK = ("slota",)
+"""Models that the quick tests train. All others are slow."""
 EVERY_MODEL = [model if model in QUICK else pytest.param(model, marks=pytest.mark.slow) for model in MODELS]
 LOGGED = {
     "marionette": {"loss", "rec_loss", "beta_loss", "probs_loss"},

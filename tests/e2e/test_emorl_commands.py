@@ -102,7 +102,7 @@ def check_evaluation(folder: Path, stdout: str, images: int, has_kl: bool) -> No
     ("env", "data", "last", "overrides", "parameters"),
     [
         ("tetrominoes", "tetrominoes", 3, [], "467,236"),
-        ("multi_dsprites", "sprites", 2, [], "666,500"),
+        pytest.param("multi_dsprites", "sprites", 2, [], "666,500", marks=pytest.mark.slow),
         # One refinement in place of three: a step of this size takes ten seconds of one core otherwise.
         pytest.param(
             *("clevr6-96x96", "clevr6", 1),
@@ -169,7 +169,7 @@ def test_the_same_command_again_continues_and_the_log_has_no_double_points(
     assert scalar_lines(tmp_path) == scalar_lines(trained)
 
 
-@pytest.mark.parametrize("model", ["EMORL", "SlotAttention"])
+@pytest.mark.parametrize("model", [pytest.param("EMORL", marks=pytest.mark.slow), "SlotAttention"])
 def test_results_do_not_depend_on_the_batch_size_of_evaluation(
     run: Runner, tetrominoes: Path, tmp_path: Path, model: str
 ) -> None:
@@ -298,6 +298,7 @@ def clevrtex(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
+@pytest.mark.slow
 def test_clevrtex_trains_and_is_evaluated(run: Runner, tmp_path: Path, clevrtex: Path) -> None:
     small = ["Net.K=3", "Net.z_size=8", "Net.refinement_iters=1", "Net.image_decoder=small"]
     words = ["training.iters=1", "training.refinement_curriculum=[(-1,1)]", *small]

@@ -114,6 +114,7 @@ def test_another_global_batch_is_another_run(run: Runner, tetrominoes: Path, alo
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_steps_without_refinement_leave_parameters_out(run: Runner, tetrominoes: Path, tmp_path: Path) -> None:
     """DDP must be told that the refinement network gets no gradient at I = 0."""
     overrides = ["training.refinement_curriculum=[(-1,1),(1,0)]", "training.iters=2", "training.checkpoint_freq=1"]

@@ -39,6 +39,7 @@ def clevrtex(run: Runner, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_clevrtex(run: Runner, clevrtex: Path, tmp_path: Path) -> None:
     kinds = {"clevrtex": "clevrtex-full", "ARI_MSE_KL": "clevrtex-full", "sample_viz": "clevrtex-grassbg"}
     train_and_evaluate(run, "clevrtex", clevrtex, tmp_path, kinds)

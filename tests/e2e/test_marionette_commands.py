@@ -98,6 +98,7 @@ def test_continued_is_uninterrupted(run: Runner, trained: Path, scenes: Path, tm
     assert "has all 12 steps. More --num_steps would continue it" in again.stdout
 
 
+@pytest.mark.slow
 def test_killed_is_uninterrupted(run: Runner, trained: Path, scenes: Path, tmp_path: Path) -> None:
     words = train_words(scenes, "--checkpoint_dir", tmp_path, "--num_steps", 13, "--checkpoint_every", 1)
     with subprocess.Popen([str(word) for word in words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
@@ -114,6 +115,7 @@ def test_killed_is_uninterrupted(run: Runner, trained: Path, scenes: Path, tmp_p
     assert_same_weights(tmp_path, trained)
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(run: Runner, trained: Path, scenes: Path, tmp_path: Path) -> None:
     done = run(*train_words(scenes, "--checkpoint_dir", tmp_path, "--num_steps", 6, "--gpus", 2, "--no-cuda"))
     assert done.returncode == 0, done.stderr

@@ -209,6 +209,7 @@ def test_evaluation_of_all_rays_in_chunks(run: Runner, views: Path, tmp_path: Pa
         assert scalars(folder, f"val/{name}")[-1] == pytest.approx(float(value.mean()), rel=1e-5), name
 
 
+@pytest.mark.slow
 def test_an_original_checkpoint_is_continued(run: Runner, views: Path, tmp_path: Path, trained) -> None:
     state = state_of(trained["clevr3d"][0])
     theirs = original.export_state(state, best_if_none=-math.inf)

@@ -141,7 +141,9 @@ def test_killed_or_stopped_the_same_command_continues_bit_for_bit(run: Runner, v
     assert "has all 2 epochs" in again.stdout
 
 
-@pytest.mark.parametrize("config", ["stosavi_clevrer_params", "dvae_physion_params"])
+@pytest.mark.parametrize(
+    "config", ["stosavi_clevrer_params", pytest.param("dvae_physion_params", marks=pytest.mark.slow)]
+)
 def test_two_processes_equal_one(run: Runner, videos: Path, tmp_path: Path, config: str) -> None:
     data = folder_of(config, videos)
     one = run(*train_words(config, data, "one", settings=("train_batch_size=4",)), cwd=tmp_path)

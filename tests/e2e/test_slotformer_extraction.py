@@ -132,6 +132,7 @@ def test_obj3d(run: Runner, videos: Path, tmp_path: Path, weight) -> None:
     assert sorted(entry.name for entry in path.parent.iterdir()) == ["obj3d_slots.h5"]
 
 
+@pytest.mark.slow
 def test_clevrer_in_one_process_or_two(run: Runner, videos: Path, tmp_path: Path, weight) -> None:
     config = "stosavi_clevrer_params"
     seeds = {"one": (), "two": ("--ddp",), "other": ("--seed", 1), "single": ("--bs", 1)}

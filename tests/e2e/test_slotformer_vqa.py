@@ -87,6 +87,7 @@ def test_killed_and_continued_the_run_is_the_same(run: Runner, data: Path, tmp_p
     assert_same_weights(parts, whole)
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(run: Runner, data: Path, tmp_path: Path) -> None:
     succeed(run(*train_words(data, "one"), cwd=tmp_path))
     shared = ("train_batch_size=6", "gpus=2")
