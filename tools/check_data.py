@@ -24,6 +24,7 @@ def main(words: list[str]) -> int:
 
 
 def check(text: str, root: Path | None, split: str | None) -> int:
+    """Print what the split, or every split that there is, holds; 0. Raises DataError for the first bad file."""
     from core.data.checking import check_split
     from core.data.spec import SPLITS, DataSpec
 

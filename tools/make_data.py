@@ -188,6 +188,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def parse_arguments(words: list[str]) -> argparse.Namespace:
+    """The command line. Ends the process if it cannot be understood, or if options and data set do not agree."""
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n", 1)[0],
         epilog="names:\n" + "\n".join(f"  {name:36}{dataset.what}" for name, dataset in DATASETS.items()),

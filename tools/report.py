@@ -15,6 +15,7 @@ from core.outcome import exit_code_of
 
 
 def parse_arguments(words: list[str]) -> argparse.Namespace:
+    """The command line. Ends the process if it cannot be understood."""
     parser = StrictParser("tools/report.py", __doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder or checkpoint file")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the page goes")

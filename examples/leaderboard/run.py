@@ -141,6 +141,7 @@ def write_between_markers(path: Path, text: str) -> None:
 
 
 def make(arguments: Namespace) -> int:
+    """Run all steps of the plan that are not finished, and write the table; 0. Exits the process where one fails."""
     plan, out = tomllib.loads(PLAN.read_text()), arguments.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     steps, sets, trainings = Steps(out), list(plan["data"]), plan["training"]

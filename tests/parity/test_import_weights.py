@@ -99,7 +99,8 @@ def test_efficient_morl(case: Case, tmp_path: Path):
 def test_slot_attention_of_emorl(case: Case, tmp_path: Path):
     config = tmp_path / "SlotAttention.json"
     config.write_text(json.dumps({"Net": case.info["net_config"], "test": {"model": "SlotAttention"}}))
-    model, _ = imported({"step": 5, "model": with_module(case.tensors("state/"))}, "emorl", config, tmp_path)
+    model, record = imported({"step": 5, "model": with_module(case.tensors("state/"))}, "emorl", config, tmp_path)
+    assert record.inputs["size"] == case.info["net_config"]["input_size"][1:]
     found = model.decompose({"image": image_of(case)}, emorl_noise(case))
     close(found.slots, case["out/slots"])
     close(found.rgb, case["out/x_means"])
