@@ -100,7 +100,8 @@ class FolderVideos(ClipReader):
         else:
             clips = block_starts(len(sources), length, num_frames, frame_offset)
             clips = clips if len(clips) else first_start(len(sources))
-        names = [str(source.relative_to(root)) for source in sources]
+        base = root / split if (root / split).is_dir() else root
+        names = [str(source.relative_to(base)) for source in sources]
         self.framing = framing
         self.masks = masks
         self.lengths = dict(zip(sources, lengths))

@@ -31,6 +31,7 @@ SPLITS = {
     "physion_training": ("train", "val"),
     "physion_readout": ("train", "val"),
     "physion_test": ("test",),
+    "folder": ("train", "val", "test"),
 }
 """Whose slots a data set's file holds."""
 

@@ -25,6 +25,7 @@ DATASETS = {
     "physion_slots_training": "physion_training",
     "physion_slots_readout": "physion_readout",
     "physion_slots_test": "physion_test",
+    "folder_slots": "folder",
 }
 """What each is called without slots."""
 

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from slotformer.framework.params import BaseParams
     from slotformer.video_prediction.data import SlotClips
 
-NUM_FRAMES = {"obj3d_slots": 50, "clevrer_slots": 48}
-BATCH_SIZES = {"obj3d_slots": 12, "clevrer_slots": 8}
+NUM_FRAMES = {"obj3d_slots": 50, "clevrer_slots": 48, "folder_slots": 12}
+BATCH_SIZES = {"obj3d_slots": 12, "clevrer_slots": 8, "folder_slots": 8}
 NUM_VIDEOS = 10
 FPS = 4
 NOT_STORED = ("ap",)
