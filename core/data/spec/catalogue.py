@@ -115,7 +115,7 @@ SETS = {
         "Fetch OBJ3D as G-SWM (Lin et al. 2020) published it, or make one like it with `python tools/make_data.py "
         "obj3d --root data --scenes 100`, which has masks, too",
     ),
-    "clevrer": _videos(videos.clevrer_clips, videos.clevrer_clips, 128, f"See {CLEVRER_SOURCE}", has_masks=False),
+    "clevrer": _videos(videos.clevrer_clips, videos.clevrer_videos, 128, f"See {CLEVRER_SOURCE}", has_masks=False),
     "physion": _videos(
         videos.physion_clips,
         videos.physion_clips,

@@ -74,6 +74,12 @@ def clevrer_clips(request: Request, **clips: Any) -> Clevrer:
     return Clevrer(request.find("CLEVRER", "clevrer"), request.split, **clips)
 
 
+def clevrer_videos(request: Request, **clips: Any) -> Clevrer:
+    """With the masks of the proposals where there are any: what a segmentation network found, exact if generated."""
+    root = request.find("CLEVRER", "clevrer")
+    return Clevrer(root, request.split, **clips, masks=(root / "derender_proposals").is_dir())
+
+
 def physion_clips(request: Request, **clips: Any) -> Physion:
     subset = "test" if request.split == "test" else request.variant
     return Physion(request.find("Physion", "physion"), subset, request.split, **clips)
