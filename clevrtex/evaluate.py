@@ -12,7 +12,6 @@ runs and sets.
 """
 
 import argparse
-import difflib
 import json
 import os
 import sys
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clevrtex.framework.catalogue import EXPERIMENTS, experiment_class
+from core.commandline import StrictParser, positive
 
 if TYPE_CHECKING:
     import torch
@@ -29,15 +29,8 @@ if TYPE_CHECKING:
 
 
 def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
-    """The command line, in which hyphens and underscores are equal. Ends the process if it cannot be understood."""
-    summary, _, rest = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        usage="evaluate.py RUN [RUN ...] [flags]",
-        description=summary,
-        epilog=rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    """The command line. Ends the process if it cannot be understood."""
+    parser = StrictParser("clevrtex/evaluate.py", __doc__)
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="folders of runs, or checkpoint files")
     parser.add_argument(
         "--data",
@@ -46,45 +39,30 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
         help="data strings; without flags they are framed as in training (default: the test sets of CLEVR or ClevrTex "
         "that are on disk, or the test split of the training's data)",
     )
-    parser.add_argument("--data-root", metavar="DIR", help="folder of the data (default: that of the training)")
+    parser.add_argument("--data_root", metavar="DIR", help="folder of the data (default: that of the training)")
     parser.add_argument(
         "--checkpoint", choices=("best", "last"), help="which one of a run (default: best, or last if there is none)"
     )
     parser.add_argument(
         "--experiment", metavar="NAME", help=f"model of the original code's checkpoints: {', '.join(EXPERIMENTS)}"
     )
-    parser.add_argument("--limit", metavar="N", type=_positive, help="only the first N pictures (int, default: all)")
-    parser.add_argument("--batch-size", metavar="N", type=_positive, help="at a time (int, default: as in training)")
+    parser.add_argument("--limit", metavar="N", type=positive, help="only the first N pictures (int, default: all)")
+    parser.add_argument("--batch_size", metavar="N", type=positive, help="at a time (int, default: as in training)")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
     parser.add_argument(
-        "--as-original", action="store_true", help="also the original's figures, as mSC_original, ... (default: no)"
+        "--as_original", action="store_true", help="also the original's figures, as mSC_original, ... (default: no)"
     )
     parser.add_argument("--latex", action="store_true", help="also print rows for a paper's table (default: no)")
     parser.add_argument(
         "--out", metavar="DIR", type=Path, help="folder of the summary (default: the one that holds all runs)"
     )
-    arguments, unknown = parser.parse_known_args([_with_hyphens(word) for word in words])
-    if unknown:
-        flags = [f"--{name.replace('_', '-')}" for name in vars(arguments) if name != "runs"]
-        near = difflib.get_close_matches(unknown[0], flags, 1, cutoff=0)[0]
-        parser.error(f"no flag {unknown[0]!r}; did you mean {near!r}?")
+    arguments = parser.parse(words)
     if arguments.experiment:
         try:
             experiment_class(arguments.experiment)
         except ValueError as error:
             parser.error(f"--experiment: {error}")
     return arguments
-
-
-def _with_hyphens(word: str) -> str:
-    flag, equals, value = word.partition("=")
-    return flag.replace("_", "-") + equals + value if word.startswith("--") else word
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text!r}")
-    return int(text)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -25,13 +25,22 @@ class StrictParser(argparse.ArgumentParser):
         )
 
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
-        arguments, unknown = self.parse_known_args([_with_underscores(word) for word in words])
+        words = [_with_underscores(word) for word in words]
+        # First, for a misspelt flag that is required is missing, too.
+        for word in words:
+            flag = word.partition("=")[0]
+            if flag.startswith("--") and flag not in self._option_string_actions:
+                self._no_flag(flag)
+        arguments, unknown = self.parse_known_args(words)
         if unknown:
-            offered = (action for action in self._actions if not isinstance(action, _Refusal))
-            flags = [flag for action in offered for flag in action.option_strings if flag.startswith("--")]
-            near = difflib.get_close_matches(unknown[0].partition("=")[0], flags, 1, cutoff=0.5)
-            self.error(f"no flag {unknown[0]!r}" + (f"; did you mean {near[0]!r}?" if near else "; see --help"))
+            self._no_flag(unknown[0])
         return arguments
+
+    def _no_flag(self, flag: str) -> NoReturn:
+        offered = (action for action in self._actions if not isinstance(action, _Refusal))
+        flags = [name for action in offered for name in action.option_strings if name.startswith("--")]
+        near = difflib.get_close_matches(flag, flags, 1, cutoff=0.5)
+        self.error(f"no flag {flag!r}" + (f"; did you mean {near[0]!r}?" if near else "; see --help"))
 
 
 class _Refusal(argparse.Action):

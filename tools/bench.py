@@ -22,6 +22,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from core.commandline import StrictParser, natural, positive
 from tools.benchmarks import BENCHMARKS, Benchmark
 
 
@@ -162,18 +163,18 @@ def row(result: dict[str, Any]) -> str:
 
 
 def parse(words: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = StrictParser("tools/bench.py", __doc__)
     parser.add_argument("models", nargs="+", metavar="MODEL", help=f"all, or of {', '.join(BENCHMARKS)}")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (1); 0 for all")
-    parser.add_argument("--batch", type=int, default=0, help="samples per step (as the original was measured)")
+    parser.add_argument("--threads", type=natural, default=1, help="CPU threads (1); 0 for all")
+    parser.add_argument("--batch", type=natural, default=0, help="samples per step (as the original was measured)")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--compile", action="store_true", help="torch.compile the parts of the model")
-    parser.add_argument("--steps", type=int, default=5, help="timed steps, of which the median counts")
-    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--steps", type=positive, default=5, help="timed steps, of which the median counts")
+    parser.add_argument("--warmup", type=natural, default=2)
     parser.add_argument("--json", type=Path, help="also append one line per model to this file")
-    parser.add_argument("--one-line", action="store_true", help=argparse.SUPPRESS)  # a measuring child process
-    arguments = parser.parse_args(words)
+    parser.add_argument("--one_line", action="store_true", help=argparse.SUPPRESS)  # a measuring child process
+    arguments = parser.parse(words)
     if arguments.models == ["all"]:
         arguments.models = list(BENCHMARKS)
     for name in arguments.models:
@@ -192,7 +193,7 @@ def main(words: list[str]) -> int:
     options = [word for word in words if word not in (*BENCHMARKS, "all")]
     for name in arguments.models:
         # A process each, so that the peak of memory is the model's own.
-        command = [sys.executable, __file__, name, *options, "--one-line"]
+        command = [sys.executable, __file__, name, *options, "--one_line"]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode:
             return done.returncode

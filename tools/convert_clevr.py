@@ -7,7 +7,6 @@ Writes `<root>/clevr_with_masks/<index // 10000>/<index>.npz`, then the manifest
 command continues an interrupted conversion.
 """
 
-import argparse
 import functools
 import gzip
 import json
@@ -20,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from core.commandline import StrictParser, positive
 from core.data.errors import DataError
 from core.data.tfrecord import masked_crc32c, parse_example
 from core.files import replacing
@@ -112,14 +112,12 @@ def convert(source: Path, folder: Path, workers: int) -> tuple[int, int]:
 
 
 def main(words: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0], allow_abbrev=False)
+    parser = StrictParser("tools/convert_clevr.py", __doc__)
     parser.add_argument("source", type=Path, help="clevr_with_masks_train.tfrecords")
     parser.add_argument("--root", type=Path, default=Path("ool_data"), help="folder of the data (default ool_data)")
-    parser.add_argument("--workers", type=int, default=1, help="processes that compress (default 1)")
-    arguments = parser.parse_args(words)
+    parser.add_argument("--workers", type=positive, default=1, help="processes that compress (default 1)")
+    arguments = parser.parse(words)
     folder = arguments.root / "clevr_with_masks"
-    if arguments.workers < 1:
-        parser.error(f"--workers {arguments.workers}: must be at least 1")
     try:
         total, written = convert(arguments.source, folder, arguments.workers)
     except (DataError, OSError, RuntimeError) as error:

@@ -14,6 +14,8 @@ import sys
 import time
 from pathlib import Path
 
+from core.commandline import StrictParser, natural, positive
+
 ROOT = Path(__file__).parents[1]
 CONFIGS = Path("emorl/configs/demo")
 NEXT = """
@@ -42,14 +44,16 @@ def relative(path: Path) -> Path:
 
 
 def parse(words: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0], allow_abbrev=False)
+    parser = StrictParser("tools/demo.py", __doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of everything (runs/demo)")
-    parser.add_argument("--steps", type=int, default=6000, help="training steps (6000)")
-    parser.add_argument("--train", type=int, default=20000, help="training pictures (20000)")
-    parser.add_argument("--test", type=int, default=320, help="held-out pictures (320)")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--processes", type=int, default=2, help="training processes, which share a batch of 32 (2)")
-    return parser.parse_args(words)
+    parser.add_argument("--steps", type=positive, default=6000, help="training steps (6000)")
+    parser.add_argument("--train", type=positive, default=20000, help="training pictures (20000)")
+    parser.add_argument("--test", type=positive, default=320, help="held-out pictures (320)")
+    parser.add_argument("--seed", type=natural, default=1)
+    parser.add_argument(
+        "--processes", type=positive, default=2, help="training processes, which share a batch of 32 (2)"
+    )
+    return parser.parse(words)
 
 
 def main(words: list[str]) -> int:

@@ -12,10 +12,11 @@ import difflib
 import functools
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.commandline import StrictParser, natural, positive
 from core.synth.catalogue import SETS
 
 
@@ -172,46 +173,24 @@ OPTIONS = {
 }
 
 
-def number_from(least: int) -> Callable[[str], int]:
-    """An argparse type: an integer, at least `least`."""
-
-    def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, found {text!r}")
-        return int(text)
-
-    return parse
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    return difflib.get_close_matches(word, known, n=1, cutoff=0)[0]
-
-
 def parse_arguments(words: list[str]) -> argparse.Namespace:
     """The command line. Ends the process if it cannot be understood, or if options and data set do not agree."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n", 1)[0],
-        epilog="names:\n" + "\n".join(f"  {name:36}{dataset.what}" for name, dataset in DATASETS.items()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    names = "\n".join(f"  {name:36}{dataset.what}" for name, dataset in DATASETS.items())
+    parser = StrictParser("tools/make_data.py", f"{__doc__}\nnames:\n{names}")
     parser.add_argument("name", metavar="NAME", help="data set, one of the names below")
     parser.add_argument("--root", type=Path, required=True, help="folder to write to, made if missing")
-    parser.add_argument("--train", type=number_from(0), help=".h5 sets: number of training samples")
-    parser.add_argument("--test", type=number_from(0), help=".h5 sets: number of test samples")
-    parser.add_argument("--scenes", type=number_from(1), help="other sets: number of scenes, all splits together")
-    parser.add_argument("--seed", type=number_from(0), default=0, help="same seed, same files (default 0)")
-    parser.add_argument("--workers", type=number_from(1), default=1, help="rendering processes (default 1)")
+    parser.add_argument("--train", type=natural, help=".h5 sets: number of training samples")
+    parser.add_argument("--test", type=natural, help=".h5 sets: number of test samples")
+    parser.add_argument("--scenes", type=positive, help="other sets: number of scenes, all splits together")
+    parser.add_argument("--seed", type=natural, default=0, help="same seed, same files (default 0)")
+    parser.add_argument("--workers", type=positive, default=1, help="rendering processes (default 1)")
     parser.add_argument("--force", action="store_true", help="start over and overwrite existing files")
     for name, what in OPTIONS.items():
-        kind = float if name in ("fps", "zoom") else number_from(1)
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=what)
-    arguments, unknown = parser.parse_known_args(words)
-    if unknown:
-        flags = [f"--{name}" for name in vars(arguments) if name != "name"]
-        parser.error(f"no flag {unknown[0]!r}; did you mean {nearest(unknown[0], flags)!r}?")
+        kind = float if name in ("fps", "zoom") else positive
+        parser.add_argument(f"--{name}", type=kind, help=what)
+    arguments = parser.parse(words)
     if arguments.name not in DATASETS:
-        guess = nearest(arguments.name, DATASETS)
+        guess = difflib.get_close_matches(arguments.name, DATASETS, n=1, cutoff=0)[0]
         parser.error(f"no data set {arguments.name!r}; did you mean {guess!r}? Known: {', '.join(DATASETS)}")
     dataset = DATASETS[arguments.name]
     for name in ("train", "test", "scenes"):

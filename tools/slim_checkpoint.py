@@ -6,20 +6,20 @@ The copy holds the weights and the run record: evaluation and `core.runs.load_mo
 continued from it. It is about a third as large.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
+from core.commandline import StrictParser
 from core.training.checkpoint import CheckpointError, load, save
 
 KEPT = ("step", "model", "run", "seconds")
 
 
 def main(words: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0], allow_abbrev=False)
+    parser = StrictParser("tools/slim_checkpoint.py", __doc__)
     parser.add_argument("source", type=Path, help="a checkpoint of any paper of this repository")
     parser.add_argument("target", type=Path, help="the file to write; it must not exist")
-    arguments = parser.parse_args(words)
+    arguments = parser.parse(words)
     if arguments.target.exists():
         parser.error(f"{arguments.target} exists: remove it, or choose another name")
     try:

@@ -364,7 +364,7 @@ def test_words_of_the_command(capsys):
     assert (found.batch_size, found.as_original, found.limit, found.checkpoint) == (3, True, None, None)
     for words, said in (
         (["a", "--limt", "3"], "no flag '--limt'; did you mean '--limit'?"),
-        (["a", "--bach-size", "3"], "no flag '--bach-size'; did you mean '--batch-size'?"),
+        (["a", "--bach-size", "3"], "no flag '--bach_size'; did you mean '--batch_size'?"),
         (["a", "--limit", "0"], "expected a whole number of at least 1, found '0'"),
         (["a", "--experiment", "genesis"], "no experiment 'genesis'; did you mean 'genesisv2'?"),
         (["a", "--checkpoint", "first"], "invalid choice: 'first'"),

@@ -257,7 +257,7 @@ def test_file_that_cannot_fit_is_not_begun(tmp_path, capsys):
     ("words", "message"),
     [
         (["tetrominos", "--train=1", "--test=1"], "no data set 'tetrominos'; did you mean 'tetrominoes'?"),
-        (["tetrominoes", "--train=1", "--test=1", "--wokers=2"], "no flag '--wokers=2'; did you mean '--workers'?"),
+        (["tetrominoes", "--train=1", "--test=1", "--wokers=2"], "no flag '--wokers'; did you mean '--workers'?"),
         (["multi_dsprites", "--train=1", "--test=1", "--shapes=17"], "--shapes does not apply to multi_dsprites"),
         (["tetrominoes", "--train=0", "--test=0"], "--train and --test are both 0"),
         (["tetrominoes", "--train=-3", "--test=0"], "expected a whole number of at least 0, found '-3'"),

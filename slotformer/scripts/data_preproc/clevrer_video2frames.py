@@ -14,7 +14,7 @@ from slotformer.scripts.data_preproc.commandline import parse_arguments, report
 
 
 def main(words: list[str]) -> int:
-    arguments = parse_arguments(words, __doc__, Path("data/CLEVRER"))
+    arguments = parse_arguments(words, "clevrer_video2frames.py", __doc__, Path("data/CLEVRER"))
     root = arguments.root
     videos = [path for split in ("train", "val", "test") for path in sorted(root.glob(f"videos/{split}/*/*.mp4"))]
     if not videos:

@@ -6,23 +6,24 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from core.commandline import StrictParser, positive
 from core.data.errors import DataError
 from core.data.frame_folders import Extraction
 
 MOST_FAILURES_PRINTED = 20
 
 
-def parse_arguments(words: list[str], what: str, root: Path, subsets: tuple[str, ...] = ()) -> argparse.Namespace:
+def parse_arguments(
+    words: list[str], script: str, what: str, root: Path, subsets: tuple[str, ...] = ()
+) -> argparse.Namespace:
     """Root of the data, number of processes and, if there are any, the subsets to work on."""
-    parser = argparse.ArgumentParser(description=what.partition("\n")[0], allow_abbrev=False)
+    parser = StrictParser(f"slotformer/scripts/data_preproc/{script}", what)
     parser.add_argument("--root", type=Path, default=root, help=f"folder of the data set (default {root})")
     cores = min(8, len(os.sched_getaffinity(0)))
-    parser.add_argument("--workers", type=int, default=cores, help=f"processes side by side (default {cores})")
+    parser.add_argument("--workers", type=positive, default=cores, help=f"processes side by side (default {cores})")
     if subsets:
         parser.add_argument("--subset", action="append", choices=subsets, help="only this one; may be repeated")
-    arguments = parser.parse_args(words)
-    if arguments.workers < 1:
-        parser.error(f"--workers: expected at least 1, found {arguments.workers}")
+    arguments = parser.parse(words)
     if not arguments.root.is_dir():
         parser.error(f"--root: no folder {arguments.root}")
     return arguments

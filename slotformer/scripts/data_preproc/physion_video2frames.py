@@ -17,7 +17,8 @@ MAX_FRAMES = 200
 
 
 def main(words: list[str]) -> int:
-    arguments = parse_arguments(words, __doc__, Path("data/Physion"), subsets=tuple(SPLITS))
+    script, root = "physion_video2frames.py", Path("data/Physion")
+    arguments = parse_arguments(words, script, __doc__, root, subsets=tuple(SPLITS))
     root, subsets = arguments.root, arguments.subset or SPLITS
 
     def extract():
