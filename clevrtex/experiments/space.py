@@ -27,6 +27,11 @@ class SPACE(Hyperparameters):
     max_steps: int = option(160_000)
     fg_std: float = option(0.15, "standard deviation of a pixel of an object")
     bg_std: float = option(0.15, "standard deviation of a pixel of the background")
+    grid: int | None = option(None, "cells along a side, each of 8, 16 or 32 pixels; None: 8, fewer in small pictures")
+    bg_components: int = option(5, "components of the background; 1 has a decoder of a whole picture")
+    scale_start: float = option(-1.0, "mean of the sides of windows before the sigmoid, up to step 10,000; 0 for half")
+    scale_end: float = option(-2.0, "that mean from step 20,000 on")
+    fixed_alpha_steps: int = option(0, "steps in which the likelihood takes objects to have 0.1 of every pixel")
     learning_rate: float = option(1e-5, "of the foreground, by RMSprop")
     background_learning_rate: float = option(1e-3, "of the background, by Adam")
     # No flags: the two optimisers are part of the model's definition.
@@ -34,7 +39,17 @@ class SPACE(Hyperparameters):
     lr: ClassVar[None] = None
 
     def model_arguments(self, image_size: tuple[int, int]) -> dict[str, Any]:
-        return {"image_size": image_size, "foreground_std": self.fg_std, "background_std": self.bg_std}
+        return {
+            "image_size": image_size,
+            "foreground_std": self.fg_std,
+            "background_std": self.bg_std,
+            "grid": self.grid,
+            "num_components": self.bg_components,
+            "schedules": {
+                "scale_prior": (10_000, 20_000, self.scale_start, self.scale_end),
+                "fixed_alpha_end": self.fixed_alpha_steps,
+            },
+        }
 
     def build_optimizer(self, model: "nn.Module") -> "torch.optim.Optimizer":
         """RMSprop for the foreground, Adam for the background, both from the same gradients.

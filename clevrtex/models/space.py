@@ -4,7 +4,9 @@ Shapes: B images, N objects, K components of the background, D size of an object
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -50,7 +52,7 @@ class SPACE(nn.Module):
 
     `foreground_std` and `background_std` are standard deviations of a pixel. The image has `grid` x `grid` cells of 8,
     16 or 32 pixels: by default 8 x 8, and fewer of 8 pixels in small images. A background of one component has a
-    stronger decoder.
+    stronger decoder. Raises ValueError for another grid and for no component.
     """
 
     def __init__(
@@ -61,10 +63,14 @@ class SPACE(nn.Module):
         grid: int | None = None,
         num_components: int = 5,
         sizes: Sizes = PUBLISHED_SIZES,
-        schedules: Schedules = PUBLISHED_SCHEDULES,
+        schedules: Schedules | Mapping[str, Any] = PUBLISHED_SCHEDULES,
     ):
         super().__init__()
         check_image_size(image_size, SMALLEST, LARGEST, "SPACE")
+        if num_components < 1:
+            raise ValueError(f"--bg_components {num_components}: SPACE's background has at least one component")
+        if not isinstance(schedules, Schedules):
+            schedules = Schedules.of(schedules)
         self.image_size = image_size
         self.foreground_std = foreground_std
         self.schedules = schedules

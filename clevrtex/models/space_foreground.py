@@ -54,7 +54,10 @@ class CellEncoder(nn.Module):
         super().__init__()
         late = {8: (1, 1), 16: (1, 2), 32: (2, 2)}.get(image_side // grid)
         if late is None or image_side % grid:
-            raise ValueError(f"a grid of {grid}: cells have 8, 16 or 32 pixels, not {image_side / grid:g}")
+            grids = ", ".join(str(image_side // side) for side in (32, 16, 8))
+            raise ValueError(
+                f"--grid {grid}: cells have 8, 16 or 32 pixels; in pictures of {image_side} give one of {grids}"
+            )
         layers = [Layer(16, 4, 2, 4), Layer(32, 4, 2, 8), Layer(64, 4, 2, 8)]
         layers += [Layer(128, 3, late[0], 16), Layer(256, 3, late[1], 32), Layer(channels, 1, 1, 16)]
         self.trunk = stack(convolution, 3, layers)

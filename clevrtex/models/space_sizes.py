@@ -1,8 +1,9 @@
 """Sizes and schedules of SPACE, and how its decoders enlarge."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -41,6 +42,11 @@ class Schedules:
     boundary_end: int = 10**8
     fixed_alpha_end: int = 0
     fixed_alpha: float = 0.1
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Schedules":
+        """From builtin values, in which a ramp is its four numbers; what is not among them is as published."""
+        return cls(**{name: Ramp(*value) if isinstance(value, Sequence) else value for name, value in values.items()})
 
 
 PUBLISHED_SIZES = Sizes()

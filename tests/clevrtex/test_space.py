@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from clevrtex.experiments.space import SPACE as Experiment
 from clevrtex.framework.joint_optimizer import JointOptimizer
+from clevrtex.framework.training import plain_value
+from clevrtex.models.annealing import Ramp
 from clevrtex.models.batch_norm import BatchNorm2d
 from clevrtex.models.recomputing import Recomputing
 from clevrtex.models.space import SPACE
@@ -149,8 +151,19 @@ def test_images_that_do_not_fit() -> None:
 
 
 def test_grids_that_do_not_fit() -> None:
-    with pytest.raises(ValueError, match="a grid of 16: cells have 8, 16 or 32 pixels, not 4"):
+    with pytest.raises(ValueError, match=r"--grid 16: .*; in pictures of 64 give one of 2, 4, 8"):
         SPACE((64, 64), grid=16)
+    with pytest.raises(ValueError, match="--bg_components 0"):
+        SPACE((64, 64), num_components=0)
+
+
+def test_flags_reach_the_model() -> None:
+    assert SPACE(**Experiment().model_arguments((32, 32))).schedules == Schedules()
+    flags = Experiment(grid=2, bg_components=1, scale_start=0.0, scale_end=-0.5, fixed_alpha_steps=30)
+    model = SPACE(**plain_value(flags.model_arguments((64, 64))) | {"image_size": (64, 64)})  # as a record keeps them
+    assert model.decompose({"image": images(2, 64)}).masks.shape[1] == 1 + 2 * 2
+    assert model.background.num_components == 1
+    assert model.schedules == Schedules(scale_prior=Ramp(10_000, 20_000, 0.0, -0.5), fixed_alpha_end=30)
 
 
 def test_each_parameter_has_its_optimizer() -> None:
