@@ -255,14 +255,14 @@ def test_what_goes_wrong_is_said_in_one_line(run: Runner, runs: list[Path], data
     assert f"{tmp_path}/half.ckpt: not a readable checkpoint" in failure(run, tmp_path / "half.ckpt")
     misspelt = run(EVALUATE, runs[0], "--as-orignal")
     assert misspelt.returncode == 2
-    assert misspelt.stderr.endswith("error: no flag '--as-orignal'; did you mean '--as-original'?\n")
+    assert misspelt.stderr.endswith("error: no flag '--as_orignal'; did you mean '--as_original'?\n")
 
 
 def test_help_needs_no_torch(run: Runner, tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
     done = run(EVALUATE, "--help", PYTHONPATH=tmp_path)
     assert done.returncode == 0, done.stderr
-    for flag in ("--data", "--data-root", "--checkpoint", "--experiment", "--limit", "--batch-size", "--device"):
+    for flag in ("--data", "--data_root", "--checkpoint", "--experiment", "--limit", "--batch_size", "--device"):
         assert flag in done.stdout
     assert "(int, default: all)" in done.stdout
 
