@@ -25,9 +25,18 @@ from core.nn.noise import seeded_noise
 from core.training.checkpoint import CheckpointError, load, load_weights
 from emorl.evals import ari_mse_kl, clevrtex, disentanglement, latents, sample_viz
 from emorl.evals.task import Task
-from emorl.models import build_model
+from emorl.models import EfficientMORL, build_model
 from emorl.original import from_original, is_original
-from emorl.settings import USER_ERRORS, UserError, arguments_of_model, check, defaults, open_data, run_commandline
+from emorl.settings import (
+    USER_ERRORS,
+    UserError,
+    arguments_of_model,
+    check,
+    defaults,
+    find_checkpoint,
+    open_data,
+    run_commandline,
+)
 
 SETTINGS.CAPTURE_MODE = "no"
 experiment = Experiment("EfficientMORL evaluation", save_git_info=False)
@@ -57,6 +66,10 @@ def run(config: dict[str, Any]) -> Path:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     path = _checkpoint_path(test)
     model = load_for_evaluation(config, path).to(device).eval()
+    describe = {name: test[name] for name in ("model", "eval_type", "as_original")}
+    describe |= {"checkpoint": str(path), "seed": config["seed"]}
+    if isinstance(model, EfficientMORL):
+        describe["refinement_iters"] = model.refinement_iters
     print(f"loaded {path}")
     folder = Path(test["out_dir"] or ".") / "results" / test["experiment_name"] / f"{path.name}-seed={config['seed']}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +86,7 @@ def run(config: dict[str, Any]) -> Path:
         batch_size=test["batch_size"],
         slot=test["disentangle_slot"],
         as_original=test["as_original"],
-        describe={"model": test["model"], "checkpoint": str(path), "seed": config["seed"]},
+        describe=describe,
     )
     EVALUATIONS[test["eval_type"]].run(task)
     return folder
@@ -82,8 +95,7 @@ def run(config: dict[str, Any]) -> Path:
 def _checkpoint_path(test: dict[str, Any]) -> Path:
     weights = Path(test["out_dir"] or ".") / "weights"
     if test["checkpoint"]:
-        beside = weights / test["checkpoint"]
-        return beside if beside.exists() or not Path(test["checkpoint"]).exists() else Path(test["checkpoint"])
+        return find_checkpoint(weights, test["checkpoint"])
     files = sorted(weights.glob("*-state-*.pth"), key=lambda path: path.stat().st_mtime)
     found = f"{weights} holds {', '.join(path.name for path in files[-5:])}" if files else f"{weights} holds none"
     raise CheckpointError(f"test.checkpoint is not set: give the file name of a checkpoint. {found}")
@@ -92,7 +104,14 @@ def _checkpoint_path(test: dict[str, Any]) -> Path:
 def load_for_evaluation(config: dict[str, Any], path: Path) -> nn.Module:
     """The configured model with the weights of `path`, of ours or of the original code."""
     state = load(path)
-    model = build_model(**arguments_of_model(config, "test"))
+    described = arguments_of_model(config, "test")
+    trained = (state.get("run") or {}).get("arguments", {}).get("arguments", {})
+    weight = described["arguments"].get("kl_weight")
+    if weight is not None and trained.get("kl_weight", weight) != weight:
+        # The refinement depends on it, and no key of `test` sets it.
+        described["arguments"]["kl_weight"] = trained["kl_weight"]
+        print(f"note: evaluated with kl_weight={trained['kl_weight']}, as it was trained")
+    model = build_model(**described)
     weights = state.get("model", state)
     if not (isinstance(weights, dict) and weights and all(isinstance(value, Tensor) for value in weights.values())):
         raise CheckpointError(f"{path}: holds no weights of a model")
@@ -107,14 +126,13 @@ def load_for_evaluation(config: dict[str, Any], path: Path) -> nn.Module:
             f"Set test.use_geco={with_geco}"
         )
     load_weights(model, weights, path)
-    _note_differences(state.get("run"), arguments_of_model(config, "test")["arguments"])
+    _note_differences(trained, described["arguments"])
     return model
 
 
-def _note_differences(record: dict[str, Any] | None, arguments: dict[str, Any]) -> None:
+def _note_differences(trained: dict[str, Any], arguments: dict[str, Any]) -> None:
     """Say what was otherwise in training, where it changes results without changing the weights' shapes."""
-    trained = (record or {}).get("arguments", {}).get("arguments", {})
-    for name in ("num_slots", "num_layers", "log_std", "likelihood", "prior"):
+    for name in ("num_slots", "num_layers", "refinement_iters", "log_std", "likelihood", "prior"):
         if name in trained and trained[name] != arguments.get(name):
             print(f"note: trained with {name}={trained[name]}, evaluated with {arguments.get(name)}")
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from core.imported import ImportedRun
 from core.runs import RunRecord
 from core.training.checkpoint import CheckpointError, State
+from emorl.models import as_trained, build_model
 from emorl.settings import UserError, arguments_of_model, complete
 
 # (ours, theirs); the longest matching prefix wins. EMORL's encoder and decoder lie under `hvae_networks.` there.
@@ -62,7 +63,8 @@ _SLOT_ATTENTION = [
 ]
 _GRU_PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 _OLD_TOP_LEVEL = ("pos_embed_projection.", "encoder_pt_1.", "encoder_pt_2.")
-_DROPPED = ("generation_relation", "gru.cell.zeros")
+_CONSTANTS = "gru.cell.zeros"
+_DROPPED = ("generation_relation", _CONSTANTS)
 
 
 def is_original(checkpoint: Mapping[str, object]) -> bool:
@@ -108,16 +110,26 @@ def adam_from_original(
 ) -> dict[str, object]:
     """An Adam state dict for our parameters, in the order of `parameter_names`, from the original's `model_opt`.
 
-    The original numbers its parameters in the order of its own state dict; GECO's two scalars have no moments.
+    The original numbers its parameters in the order of its own state dict, those that we drop included; GECO's two
+    scalars have no moments. Raises CheckpointError for a state that is empty or of other parameters.
     """
-    keys = [key for key in model_state if not any(word in key for word in _DROPPED)]
+    keys = [key for key in model_state if _CONSTANTS not in key]
+    count = sum(len(group["params"]) for group in adam["param_groups"])
+    if not adam["state"]:
+        raise CheckpointError("model_opt holds no state of Adam: nothing was trained with it")
+    if count != len(keys):
+        raise CheckpointError(f"model_opt holds Adam's state of {count} parameters, and the model has {len(keys)}")
     step = next(iter(adam["state"].values()))["step"]
     moments = {}
     for moment in ("exp_avg", "exp_avg_sq"):
-        theirs = {
-            key: adam["state"][number][moment] if number in adam["state"] else torch.zeros_like(model_state[key])
-            for number, key in enumerate(keys)
-        }
+        theirs = {}
+        for number, key in enumerate(keys):
+            shape = model_state[key].shape
+            theirs[key] = adam["state"].get(number, {}).get(moment, torch.zeros(shape))
+            if theirs[key].shape != shape:
+                raise CheckpointError(
+                    f"model_opt: {moment} of {key} (number {number}) is {list(theirs[key].shape)}, not {list(shape)}"
+                )
         moments[moment] = from_original(theirs)
     names = list(parameter_names)
     state = {
@@ -193,10 +205,13 @@ def import_run(checkpoint: Mapping[str, object], path: Path, config: str, settin
 
     path: of the checkpoint, for messages. settings: KEY=VALUE that the command line of the training had, such as
     `Net.K=7`. GECO's state is kept where the configuration has `use_geco`. Adam's comes along, so that a training can
-    go on. Raises ValueError and CheckpointError.
+    go on, unless it is not of these weights, which `notes` say. Raises ValueError and CheckpointError.
     """
     section, values = _configuration(config, settings)
     described = arguments_of_model(values, section)
+    model = build_model(**described)
+    if section == "training":
+        described = as_trained(described, model, int(checkpoint.get("step", values["training"]["iters"])))
     record = RunRecord(
         paper="emorl",
         builder="emorl.models:build_model",
@@ -206,8 +221,7 @@ def import_run(checkpoint: Mapping[str, object], path: Path, config: str, settin
         checkpoints={"folder": "weights", "prefix": "imported-state-", "suffix": ".pth"},
         inputs={"kind": "images", "size": list(values["Net"]["input_size"][1:])},
     )
-    model, theirs = record.build(), checkpoint.get("model", checkpoint)
-    wanted = model.state_dict()
+    theirs, wanted = checkpoint.get("model", checkpoint), model.state_dict()
     try:
         weights = from_original(theirs)
     except (KeyError, ValueError, RuntimeError) as error:
@@ -215,15 +229,21 @@ def import_run(checkpoint: Mapping[str, object], path: Path, config: str, settin
     state: State = {"model": {key: value for key, value in weights.items() if key in wanted or "geco." not in key}}
     if "step" in checkpoint:
         state["step"] = int(checkpoint["step"])
+    notes: tuple[str, ...] = ()
     if checkpoint.get("model_opt") and state["model"].keys() == wanted.keys():
         fresh = torch.optim.Adam(model.parameters(), lr=values[section].get("lr", 1e-3), fused=True).state_dict()
-        moments = adam_from_original(theirs, checkpoint["model_opt"], [name for name, _ in model.named_parameters()])
-        state["optimizer"] = {**moments, "param_groups": fresh["param_groups"]}
+        names = [name for name, _ in model.named_parameters()]
+        try:
+            moments = adam_from_original(theirs, checkpoint["model_opt"], names)
+            state["optimizer"] = {**moments, "param_groups": fresh["param_groups"]}
+        except CheckpointError as error:
+            notes = (f"without Adam's state: no training can go on from here ({error})",)
     return ImportedRun(
         record,
         state,
         f"weights/imported-state-{state.get('step', 0)}.pth",
         {"config.json": json.dumps(values, indent=2) + "\n"},
+        notes=notes,
     )
 
 

@@ -16,6 +16,7 @@ from sacred.utils import SacredError
 from core.data.clevrtex import ClevrTex
 from core.data.errors import DataError
 from core.data.multi_object_h5 import MultiObjectH5
+from core.outcome import ERROR, INTERRUPTED, complain
 from core.training.checkpoint import CheckpointError
 from core.training.launch import PRECISIONS
 from core.training.trainer import NonFiniteLoss
@@ -105,7 +106,26 @@ CHOICES = {
     "test.model": tuple(MODELS),
     "training.precision": tuple(PRECISIONS),
 }
-AT_LEAST_ONE = ("batch_size", "tensorboard_freq", "checkpoint_freq", "num_images_to_process", "range_images")
+AT_LEAST = {
+    "Net.z_size": 1,
+    "Net.K": 1,
+    "Net.stochastic_layers": 1,
+    "Net.refinement_iters": 0,
+    "training.batch_size": 1,
+    "training.num_workers": 0,
+    "training.iters": 0,
+    "training.warmup": 0,
+    "training.decay_steps": 1,
+    "training.tensorboard_freq": 1,
+    "training.checkpoint_freq": 1,
+    "training.keep_checkpoints": 0,
+    "training.images_per_chunk": 0,
+    "test.batch_size": 1,
+    "test.num_images_to_process": 1,
+    "test.range_images": 1,
+}
+SEEDS = 2**32
+"""How many sacred takes."""
 
 
 class UserError(SacredError):
@@ -155,12 +175,15 @@ def check_command_line(words: list[str], section: str) -> None:
     for word in words[words.index("with") + 1 :] if "with" in words else []:
         if word.startswith("-"):
             return
-        key, is_override, _ = word.partition("=")
+        key, is_override, text = word.partition("=")
         if is_override:
             _check_path(key, known)
+            _check_seed({key: _literal(text)})
         else:
             try:
-                _check_keys(_read_json(Path(word)), known, "")
+                content = _read_json(Path(word))
+                _check_keys(content, known, "")
+                _check_seed(content)
             except UserError as error:
                 raise UserError(f"{word}: {error}") from None
 
@@ -195,16 +218,50 @@ def _check_name(name: str, known: Mapping[str, Any], prefix: str) -> None:
         raise UserError(f"unknown key {prefix}{name}: {hint}")
 
 
+def _check_seed(config: Mapping[str, Any]) -> None:
+    """Of a part of a configuration, before sacred seeds with it."""
+    seed = config.get("seed", 0)
+    if not _is_whole(seed, 0) or seed >= SEEDS:
+        raise UserError(f"seed={seed!r}: expected a whole number from 0 to {SEEDS - 1}")
+
+
 def check(config: Mapping[str, Any], section: str) -> None:
-    """Every key must exist and have the type of its default. Raises UserError."""
+    """Every key must exist, have the type of its default, and a value that can be. Raises UserError."""
     _check_keys(config, defaults(section), "")
     for key, allowed in CHOICES.items():
         group, name = key.split(".")
         if group in config and config[group][name] not in allowed:
             raise UserError(f"{key}={config[group][name]!r} is not one of {', '.join(map(repr, allowed))}")
-    for name in AT_LEAST_ONE:
-        if config[section].get(name, 1) < 1:
-            raise UserError(f"{section}.{name}={config[section][name]!r} must be at least 1")
+    for key, least in AT_LEAST.items():
+        group, name = key.split(".")
+        if group in config and config[group][name] < least:
+            raise UserError(f"{key}={config[group][name]!r} must be at least {least}")
+    _check_seed(config)
+    size = config["Net"]["input_size"]
+    if len(size) != 3 or not all(_is_whole(number, 1) for number in size):
+        raise UserError(f"Net.input_size={size!r}: expected [3, height, width]")
+    if section == "training":
+        _check_training(config["training"])
+
+
+def _check_training(training: Mapping[str, Any]) -> None:
+    """What only `train.py` has and no table above can say."""
+    for entry in training["refinement_curriculum"]:
+        is_pair = isinstance(entry, (list, tuple)) and len(entry) == 2
+        if not is_pair or not _is_whole(entry[0]) or not _is_whole(entry[1], 0):
+            raise UserError(
+                f"training.refinement_curriculum={training['refinement_curriculum']!r}: expected pairs of the step "
+                f"from which on and the number of refinements (0 or more), found {entry!r}"
+            )
+    if "/" in training["run_suffix"]:
+        raise UserError(
+            f"training.run_suffix={training['run_suffix']!r} is a path, expected a name; use training.out_dir for "
+            "folders"
+        )
+
+
+def _is_whole(value: Any, least: int | None = None) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and (least is None or value >= least)
 
 
 def _check_keys(config: Mapping[str, Any], known: Mapping[str, Any], prefix: str) -> None:
@@ -233,10 +290,17 @@ def run_commandline(experiment: Experiment, words: list[str], section: str) -> R
     """Sacred's command line behind our checks; an error of the user's ends the process with exit code 1."""
     try:
         check_command_line(words, section)
+        return experiment.run_commandline(words)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    return experiment.run_commandline(words)
+        sys.exit(complain(error, ERROR))
+    except KeyboardInterrupt:
+        sys.exit(complain("interrupted", INTERRUPTED))
+
+
+def find_checkpoint(weights: Path, wanted: str) -> Path:
+    """The file that `training.checkpoint` or `test.checkpoint` means: a name in the folder `weights`, or a path."""
+    beside = weights / wanted
+    return beside if beside.exists() or not Path(wanted).exists() else Path(wanted)
 
 
 def arguments_of_model(config: Mapping[str, Any], section: str) -> dict[str, Any]:

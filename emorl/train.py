@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -27,18 +28,28 @@ from sacred.utils import apply_backspaces_and_linefeeds
 from torch import Tensor, nn
 
 from core.data.loader import TrainingLoader
+from core.files import occupy
 from core.nn.noise import ShardedNoise, derive_seed
+from core.outcome import exit_code_of
 from core.runs import RunRecord
-from core.training.checkpoint import CheckpointError, CheckpointFolder, State, config_differences, load, load_weights
+from core.training.checkpoint import CheckpointError, CheckpointFolder, State
 from core.training.launch import end_processes, is_main_process, launch_processes, make_accelerator
 from core.training.schedules import constant, warmup_then_decay
 from core.training.signals import STOPPED_EXIT_CODE
-from core.training.tracking import Tracker
+from core.training.tracking import Tracker, require_wandb
 from core.training.trainer import Trainer
 from emorl.drawing import draw
-from emorl.models import EfficientMORL, build_model
-from emorl.original import adam_from_original, from_original, is_original
-from emorl.settings import USER_ERRORS, UserError, arguments_of_model, check, defaults, open_data, run_commandline
+from emorl.models import EfficientMORL, as_trained, build_model
+from emorl.resuming import check_same_run, checkpoint_to_resume, identity_of, is_record_of, plain, resume
+from emorl.settings import (
+    USER_ERRORS,
+    UserError,
+    arguments_of_model,
+    check,
+    defaults,
+    open_data,
+    run_commandline,
+)
 
 CLIP_NORM = 5.0
 LOG_NAMES = {
@@ -46,29 +57,6 @@ LOG_NAMES = {
     "SlotAttention": {"loss": "train/MSE"},
     "LocalSlotAttention": {"loss": "train/MSE"},
 }
-# A run may continue under another value of these; anything else would make it another run.
-FREE_TO_CHANGE = {
-    "training": [
-        "DDP_port",
-        "num_workers",
-        "iters",
-        "tensorboard_freq",
-        "checkpoint_freq",
-        "load_from_checkpoint",
-        "checkpoint",
-        "out_dir",
-        "tqdm",
-        "keep_checkpoints",
-        "precision",
-        "compile",
-        "resident",
-        "images_per_chunk",
-        "wandb_project",
-        "batch_size",
-    ],
-    "dataset": ["data_path", "masks", "factors"],
-}
-
 SETTINGS.CAPTURE_MODE = "sys"
 experiment = Experiment("EfficientMORL training", save_git_info=False)
 experiment.add_config(defaults("training"))
@@ -94,6 +82,8 @@ def train(training: dict, Net: dict, dataset: dict, texdataset: dict, _config: d
 def run(config: dict[str, Any], sacred_run: Run | None = None) -> str:
     """Train one process of a run from a checked configuration; "finished" or "stopped"."""
     training = config["training"]
+    if training["wandb_project"]:
+        require_wandb()
     described = arguments_of_model(config, "training")
     torch.manual_seed(config["seed"])
     model = build_model(**described)
@@ -108,22 +98,30 @@ def run(config: dict[str, Any], sacred_run: Run | None = None) -> str:
     for folder in ("weights", "runs", "tb"):
         (out_dir / folder).mkdir(parents=True, exist_ok=True)
     checkpoints = CheckpointFolder(out_dir / "weights", f"{name}-state-", keep=training["keep_checkpoints"] or None)
-    found = _checkpoint_to_resume(training, checkpoints)
+    lock = None
+    if accelerator.is_main_process and (lock := occupy(checkpoints.folder, f".{name}.lock")) is None:
+        raise CheckpointError(
+            f"{checkpoints.folder}: another process trains {name} there. Wait for it, or set training.run_suffix to "
+            "another name"
+        )
+    found, branched_from = checkpoint_to_resume(training, checkpoints)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         checkpoints.remove_partial_files()
 
     global_batch = training["batch_size"] * accelerator.num_processes
-    identity = _identity(config, global_batch)
+    identity = identity_of(config, global_batch)
     resumed_after, tb_name = None, f"{name}_{datetime.now():%Y-%m-%d--%H-%M-%S}"
     if found:
-        resumed_after, tb_name = found[1]["step"], found[1].get("tb_name", tb_name)
+        if is_record_of(name, found[1].get("tb_name", "")):
+            resumed_after, tb_name = found[1]["step"], found[1]["tb_name"]
         if "identity" in found[1]:
-            _check_same_run(found, identity, asked_for=training["load_from_checkpoint"])
+            is_branching = branched_from is not None and found[1].get("branched_from") != branched_from
+            check_same_run(found, identity, asked_for=is_branching)
     record = RunRecord(
         paper="emorl",
         builder="emorl.models:build_model",
-        arguments=described,
+        arguments=as_trained(described, model, training["iters"]),
         data={**config["dataset"], "texdataset": config["texdataset"]["path"], "mode": training["mode"]},
         seed=config["seed"],
         checkpoints={"folder": ".", "prefix": checkpoints.prefix, "suffix": checkpoints.suffix},
@@ -135,11 +133,22 @@ def run(config: dict[str, Any], sacred_run: Run | None = None) -> str:
         tracker = Tracker(
             out_dir / "tb" / tb_name,
             resumed_after,
-            {"project": training["wandb_project"], "name": name} if training["wandb_project"] else None,
+            {"project": training["wandb_project"], "name": name, "id": tb_name} if training["wandb_project"] else None,
             also=_to_sacred(sacred_run),
         )
         print(f"rank 0 of {accelerator.num_processes} on {accelerator.device}, seed {config['seed']}")
         print(f"{model}\n{sum(p.numel() for p in model.parameters()):,} parameters")
+
+    def kept(step: int) -> State:
+        """What a checkpoint holds besides the state of the training."""
+        return {
+            "identity": identity,
+            "config": plain(config),
+            "kl_beta": training["kl_beta_init"],
+            "tb_name": tb_name,
+            "branched_from": branched_from,
+            "run": replace(record, arguments=as_trained(described, model, step)).to_dict(),
+        }
 
     trainer = Trainer(
         model=model,
@@ -167,17 +176,11 @@ def run(config: dict[str, Any], sacred_run: Run | None = None) -> str:
         log_every=training["tensorboard_freq"],
         scalars_of=partial(_scalars_of, training["model"]),
         extra_scalars=lambda: _extra_scalars(model),
-        extra_state={
-            "identity": identity,
-            "config": _plain(config),
-            "kl_beta": training["kl_beta_init"],
-            "tb_name": tb_name,
-            "run": record.to_dict(),
-        },
+        extra_state=kept,
         show_progress=training["tqdm"],
     )
     if found:
-        _resume(trainer, *found)
+        resume(trainer, *found)
         if accelerator.is_main_process:
             print(f"continuing {found[0]} after step {found[1]['step']}")
     _apply_speed_settings(model, training)
@@ -186,6 +189,8 @@ def run(config: dict[str, Any], sacred_run: Run | None = None) -> str:
         tracker.close()
         print(f"{'finished' if finished else 'stopped'}; the weights are in {checkpoints.folder}")
     end_processes(accelerator)
+    if lock:
+        lock.close()
     return "finished" if finished else "stopped"
 
 
@@ -217,79 +222,6 @@ def _warn(config: dict[str, Any], model: nn.Module, accelerator: Accelerator) ->
         )
 
 
-def _checkpoint_to_resume(training: dict[str, Any], checkpoints: CheckpointFolder) -> tuple[Path, State] | None:
-    """The checkpoint that was asked for, else the newest readable one of this run."""
-    if training["load_from_checkpoint"]:
-        if not training["checkpoint"]:
-            raise ValueError("training.load_from_checkpoint=True needs training.checkpoint=FILE (in <out_dir>/weights)")
-        path = checkpoints.folder / training["checkpoint"]
-        state = load(path)
-        if not ({"step", "model", "optimizer"} <= state.keys() or {"step", "model", "model_opt"} <= state.keys()):
-            raise CheckpointError(f"{path}: holds no state of a training (step, model, optimizer)")
-        return path, state
-    found = checkpoints.newest()
-    if found is None and checkpoints.steps():
-        raise CheckpointError(
-            f"{checkpoints.folder}: none of the checkpoints {checkpoints.prefix}* can be read. Move them away to start "
-            "afresh"
-        )
-    return found
-
-
-def _identity(config: dict[str, Any], global_batch: int) -> dict[str, Any]:
-    """The part of a configuration that makes it this run."""
-    kept = _plain({key: config[key] for key in ("seed", "Net", "dataset", "training")})
-    for section, names in FREE_TO_CHANGE.items():
-        for name in names:
-            kept[section].pop(name)
-    return kept | {"global_batch_size": global_batch}
-
-
-def _plain(value: Any) -> Any:
-    """Builtin containers in place of sacred's read-only ones."""
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
-
-
-def _check_same_run(found: tuple[Path, State], identity: dict[str, Any], asked_for: bool) -> None:
-    """A run does not continue by itself under another configuration; from a checkpoint that was asked for it may."""
-    saved = dict(found[1]["identity"])
-    for section, known in defaults("training").items():
-        if isinstance(known, dict) and section in saved:
-            # A key that did not exist yet when the checkpoint was written had, in effect, its default.
-            new = identity[section].keys() - saved[section].keys()
-            saved[section] = {**saved[section], **{key: _plain(known[key]) for key in new}}
-    differences = config_differences(saved, identity)
-    if not differences:
-        return
-    message = f"{found[0]} was made with another configuration:\n  " + "\n  ".join(differences)
-    if not asked_for:
-        raise CheckpointError(
-            f"{message}\nUse that configuration to continue it, another training.run_suffix to start afresh, "
-            f"or training.load_from_checkpoint=True training.checkpoint={found[0].name} to continue with the changes"
-        )
-    if is_main_process():
-        print(f"note: {message}")
-
-
-def _resume(trainer: Trainer, path: Path, state: State) -> None:
-    """Continue from a checkpoint of ours or of the original code."""
-    if not is_original(state):
-        trainer.resume(state, path)
-        return
-    model = trainer.model
-    weights = from_original(state["model"])
-    if not _has_geco(model):
-        weights = {key: value for key, value in weights.items() if not key.startswith("geco.")}
-    load_weights(model, weights, path)
-    names = [name for name, _ in model.named_parameters()]
-    adam = adam_from_original(state["model"], state["model_opt"], names)
-    adam["param_groups"] = [{**trainer.optimizer.state_dict()["param_groups"][0]}]
-    trainer.optimizer.load_state_dict(adam)
-    trainer.first_step = state["step"] + 1
-
-
 def _extra_scalars(model: nn.Module) -> dict[str, Any]:
     if not isinstance(model, EfficientMORL):
         return {}
@@ -319,17 +251,30 @@ def _to_sacred(sacred_run: Run | None) -> Callable[[int, dict[str, float]], None
     return log
 
 
+def _launch(count: int, arguments: list[str]) -> int:
+    """As many processes, which meet at training.DDP_port unless MASTER_PORT is set; their exit code."""
+    ports = [word.partition("=")[2] for word in arguments if word.startswith("training.DDP_port=")]
+    if ports and ports[-1].isdecimal() and int(ports[-1]) > 0:
+        os.environ.setdefault("MASTER_PORT", ports[-1])
+    code = launch_processes(count, arguments)
+    return code if code >= 0 else 128 - code
+
+
 def main(arguments: list[str]) -> int:
     """The command line; returns the exit code."""
-    if "--processes" in arguments:
-        position = arguments.index("--processes")
-        count = "".join(arguments[position + 1 : position + 2])
-        arguments = arguments[:position] + arguments[position + 2 :]
+    flags = [word for word in arguments if word.partition("=")[0] == "--processes"]
+    if flags:
+        position = arguments.index(flags[0])
+        _, is_one_word, count = flags[0].partition("=")
+        rest = arguments[position + 1 :]
+        if not is_one_word:
+            count, rest = "".join(rest[:1]), rest[1:]
+        arguments = arguments[:position] + rest
         if not count.isdecimal() or int(count) < 1:
             print("error: --processes needs a number, as in `train.py --processes 2 with ...`", file=sys.stderr)
             return 1
         if int(count) > 1:
-            return launch_processes(int(count), arguments)
+            return exit_code_of(lambda: _launch(int(count), arguments))
     if not is_main_process():
         experiment.logger = logging.getLogger("emorl.train")
         experiment.logger.setLevel(logging.ERROR)  # what the main process says is enough

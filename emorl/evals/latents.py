@@ -3,6 +3,8 @@
 Shapes: N images, K slots, Z latent dimensions (LocalSlotAttention: with the two of the position), T values.
 """
 
+import json
+
 import numpy as np
 import torch
 from jaxtyping import Float, Float64
@@ -12,11 +14,13 @@ from tqdm import tqdm
 from core.data.errors import DataError
 from core.metrics.activeness import activeness, linspaces, traverse
 from core.nn.noise import derive_seed
+from core.training.checkpoint import config_differences
 from core.viz.gifs import save_gif
 from core.viz.panels import image_grid, save_png
 from emorl.evals.task import Task
 
-RANGES = "z_range.txt"
+RANGES, RANGES_DESCRIBED = "z_range.txt", "z_range.json"
+MEASURED_WITH = ("model", "checkpoint", "refinement_iters")  # of what describes a task; else ranges are of another one
 NUM_STEPS = 8  # of a traversal
 MOST_ACTIVE = 10  # dimensions per slot that become a gif
 FPS = 4
@@ -35,7 +39,7 @@ def write_ranges(task: Task) -> Float64[Tensor, "Z 2"]:
     ranges = torch.stack((low, high), dim=1).double().cpu()
     task.write_text(RANGES, "".join(f"{least},{largest}\n" for least, largest in ranges.tolist()))
     least, largest = ranges.t().tolist()
-    task.write_json("z_range.json", {"num_images": _num_range_images(task), "min": least, "max": largest})
+    task.write_json(RANGES_DESCRIBED, {"num_images": _num_range_images(task), "min": least, "max": largest})
     return ranges
 
 
@@ -52,10 +56,13 @@ def preprocess(task: Task) -> None:
 
 
 def read_ranges(task: Task, num_dimensions: int) -> Float64[Tensor, "Z 2"]:
-    """The ranges in the results folder, measured now if they are not there. Raises DataError if damaged."""
+    """The ranges in the results folder, measured if there are none of this task. Raises DataError if damaged."""
     path = task.folder / RANGES
     if not path.exists():
         print(f"no {path} yet: measuring the range of the latents first")
+        return write_ranges(task)
+    if differences := _other_origin(task):
+        print(f"{path} is of something else ({'; '.join(differences)}): measuring the range of the latents again")
         return write_ranges(task)
     try:
         rows = [[float(number) for number in line.split(",")] for line in path.read_text().splitlines()]
@@ -65,6 +72,19 @@ def read_ranges(task: Task, num_dimensions: int) -> Float64[Tensor, "Z 2"]:
             f"{path}: expected {num_dimensions} lines `min,max`. Remove it, it will be measured again"
         ) from error
     return ranges
+
+
+def _other_origin(task: Task) -> list[str]:
+    """Lines `key: old -> new` for what z_range.json says otherwise than this task would."""
+    path = task.folder / RANGES_DESCRIBED
+    try:
+        saved = dict(json.loads(path.read_text()))
+    except (OSError, TypeError, ValueError):
+        return [f"no readable {path.name} says of what"]
+    described = task.describe or {}
+    ours = {name: described[name] for name in MEASURED_WITH if name in described}
+    ours["num_images"] = _num_range_images(task)
+    return config_differences({name: saved.get(name) for name in ours}, ours)
 
 
 def slot_chunk(task: Task) -> int:

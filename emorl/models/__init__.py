@@ -67,3 +67,14 @@ MODELS: dict[str, type[nn.Module]] = {
 def build_model(name: str, arguments: dict[str, Any]) -> nn.Module:
     """Model `name` from what `model_arguments` gave."""
     return MODELS[name](**arguments)
+
+
+def as_trained(described: dict[str, Any], model: nn.Module, step: int) -> dict[str, Any]:
+    """`name` and `arguments` of a model after a training step, which evaluates with the refinements of that step.
+
+    `model` is the one in training, whose curriculum says how many that are.
+    """
+    if not isinstance(model, EfficientMORL):
+        return described
+    last = {"refinement_iters": model.refinements_in_training(step)}
+    return {**described, "arguments": {**described["arguments"], **last}}

@@ -6,6 +6,7 @@ Differs from the original code, with equal numbers: no second-order graph, one d
 activations are freed at once (`ScoreWithGradient`), the factorised first decoder layer, batched DualGRU products.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -131,7 +132,10 @@ class EfficientMORL(nn.Module):
 
     def unused_parameters(self) -> bool:
         """Whether some step leaves a parameter without gradient, which DDP must be told."""
-        iters = [count for _, count in self.refinement_curriculum or []] or [self.refinement_iters]
+        curriculum = self.refinement_curriculum or []
+        iters = [count for _, count in curriculum]
+        if all(start > 0 for start, _ in curriculum):
+            iters.append(self.refinement_iters)  # until the first entry begins
         return min(iters) == 0 or self.inference.num_layers == 1
 
     def loss(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
@@ -225,7 +229,8 @@ class EfficientMORL(nn.Module):
         differentiable = self.training and torch.is_grad_enabled()
         with torch.set_grad_enabled(differentiable):
             features = self.encoder(2 * image - 1).float()
-            terms = self.decoder.shared_terms()
+            with self._precision_of_scores(image):
+                terms = self.decoder.shared_terms()
             with self._full_precision(image):
                 layers, draws, attention = self.inference(features, self.num_slots, noise)
         if not differentiable:
@@ -241,7 +246,7 @@ class EfficientMORL(nn.Module):
             )
             if decode_layers:
                 found.layer_samples = samples[:-1]
-                with torch.no_grad():
+                with torch.no_grad(), self._precision_of_scores(image):
                     found.layer_scores = [self._score(image, sample, *terms) for sample in samples[:-1]]
             self._refine(found, image, step, num_refinements, terms, noise, keep_pictures, images_per_mean, score_last)
         if not differentiable:
@@ -258,7 +263,8 @@ class EfficientMORL(nn.Module):
         for i in range(num_refinements + 1):
             if i > 0:
                 parameters = found.parameters[-1]
-                gradient = torch.autograd.grad(loss, parameters, retain_graph=self.training)[0]
+                with self._precision_of_scores(image):
+                    gradient = torch.autograd.grad(loss, parameters, retain_graph=self.training)[0]
                 with self._full_precision(image):
                     update, state = self.refinement(gradient * (len(image) / images_per_mean), parameters, state)
                 if not self.training:
@@ -283,14 +289,15 @@ class EfficientMORL(nn.Module):
     def _score_batch(self, image, slots, terms, needs_gradient, keep_pictures) -> tuple[Tensor, Score]:
         """The nll summed over images, differentiable if need be, and the scores without gradient."""
         if not (needs_gradient and torch.is_grad_enabled()):
-            with torch.no_grad():
+            with torch.no_grad(), self._precision_of_scores(image):
                 score = self._score(image, slots, *terms)
             return score.nll.sum(), score
         parameters = self.decoder.own_parameters() if self.training else []
         chunk = self.images_per_chunk or (1 if image.device.type == "cpu" else len(image))
-        total, nll, *pictures = ScoreWithGradient.apply(
-            self._score, image, chunk, keep_pictures, len(terms), slots, *terms, *parameters
-        )
+        with self._precision_of_scores(image):
+            total, nll, *pictures = ScoreWithGradient.apply(
+                self._score, image, chunk, keep_pictures, len(terms), slots, *terms, *parameters
+            )
         return total, Score(nll, *(pictures or (None, None, None)))
 
     def _score(self, image: Float[Tensor, "N 3 H W"], slots: Float[Tensor, "N K D"], *terms: Tensor) -> Score:
@@ -305,13 +312,22 @@ class EfficientMORL(nn.Module):
         return nll + self.kl_weight * kl
 
     def num_refinements(self, step: int | None) -> int:
+        """I: at a training step as the curriculum has it, else `refinement_iters`."""
+        return self.refinement_iters if not self.training or step is None else self.refinements_in_training(step)
+
+    def refinements_in_training(self, step: int) -> int:
         """I at a training step: that of the last curriculum entry that has begun."""
-        if not self.training or step is None or not self.refinement_curriculum:
-            return self.refinement_iters
-        begun = [count for start, count in self.refinement_curriculum if step >= start]
+        begun = [count for start, count in self.refinement_curriculum or [] if step >= start]
         return begun[-1] if begun else self.refinement_iters
 
     @staticmethod
     def _full_precision(image: Tensor) -> torch.autocast:
         """Slots, posteriors and the refinement stay float32 under autocast; encoder and decoder may not."""
         return torch.autocast(image.device.type, enabled=False)
+
+    @classmethod
+    def _precision_of_scores(cls, image: Tensor) -> AbstractContextManager:
+        """float32 under fp16: the gradient that a score comes with sums over pixels, and no loss scale protects it."""
+        device = image.device.type
+        is_half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
+        return cls._full_precision(image) if is_half else nullcontext()

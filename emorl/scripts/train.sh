@@ -11,7 +11,8 @@ DDP_PORT=${DDP_PORT:-0}                            # where several processes mee
 ENV=${ENV:-clevr6-96x96}                           # clevr6-96x96, multi_dsprites, tetrominoes, clevr6-128x128, clevrtex
 MODEL=${MODEL:-EMORL}                              # EMORL or SlotAttention
 DATA_PATH=${DATA_PATH:-data/$ENV}                  # folder of the .h5 files; for clevrtex the one with clevrtex_full/
-BATCH_SIZE=${BATCH_SIZE:-$(( 32 / NUM_GPUS ))}     # per process
+[[ $MODEL == SlotAttention ]] && global_batch=64 || global_batch=32
+BATCH_SIZE=${BATCH_SIZE:-$(( global_batch / NUM_GPUS ))}   # per process
 OUT_DIR=${OUT_DIR:-runs/emorl}
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 venv=$repository/.venv/bin/python
@@ -29,6 +30,9 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( ($(nproc) + NUM_GPUS - 1) / NUM_GP
 
 [[ $DDP_PORT != 0 ]] && export MASTER_PORT=$DDP_PORT
 
+run=emorl-$ENV-seed-$SEED
+[[ $MODEL != EMORL ]] && run=emorl-$ENV-$MODEL-seed-$SEED
+
 data=("dataset.data_path=$DATA_PATH")
 [[ $ENV == clevrtex ]] && data=("texdataset.path=$DATA_PATH")
 
@@ -36,7 +40,7 @@ exec "$PYTHON" "$repository/emorl/train.py" --processes "$NUM_GPUS" with "$confi
     "${data[@]}" \
     seed="$SEED" \
     training.batch_size="$BATCH_SIZE" \
-    training.run_suffix="emorl-$ENV-seed-$SEED" \
+    training.run_suffix="$run" \
     training.DDP_port="$DDP_PORT" \
     training.out_dir="$OUT_DIR" \
     "$@"

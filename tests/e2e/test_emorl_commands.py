@@ -50,7 +50,8 @@ def check_training(
 ) -> None:
     """Every file that the README promises of a training with a checkpoint and a log line every step."""
     weights = {path.name for path in (out / "weights").iterdir()}
-    assert weights == {f"{name}-state-{step}.pth" for step in range(1, last + 1)} | {f"{name}.run.json"}
+    files = {f"{name}.run.json", f".{name}.lock"}
+    assert weights == {f"{name}-state-{step}.pth" for step in range(1, last + 1)} | files
     (events,) = out.glob(f"tb/{name}_[0-9]*")
     assert re.fullmatch(rf"{name}_\d{{4}}-\d\d-\d\d--\d\d-\d\d-\d\d", events.name)
     board = EventAccumulator(str(events), size_guidance={"images": 0}).Reload()
@@ -139,9 +140,10 @@ def test_slot_attention_trains_and_is_evaluated(run: Runner, tmp_path: Path, tet
     assert done.returncode == 0, done.stderr
     assert "3/3" in done.stderr  # the progress bar
     images = {"RGB", "masks", "reconstruction", "image", "panel"}
-    check_training(tmp_path / "out", "emorl-tetrominoes-seed-7", 2, "419,236", {"train/MSE", "train/lr"}, images)
+    name = "emorl-tetrominoes-SlotAttention-seed-7"  # EMORL's run of this seed is another one
+    check_training(tmp_path / "out", name, 2, "419,236", {"train/MSE", "train/lr"}, images)
 
-    words |= {"CHECKPOINT": "emorl-tetrominoes-seed-7-state-2.pth", "JSON_file": "SlotAttention"}
+    words |= {"CHECKPOINT": f"{name}-state-2.pth", "JSON_file": "SlotAttention"}
     done = eval_sh(run, tmp_path, "test.num_images_to_process=5", **words)
     assert done.returncode == 0, done.stderr
     results = tmp_path / f"out/results/Multi_Object_Datasets/{words['CHECKPOINT']}-seed=3"
@@ -314,6 +316,20 @@ def test_clevrtex_trains_and_is_evaluated(run: Runner, tmp_path: Path, clevrtex:
     result = evaluated(tmp_path / "out", name)
     assert result["num_images"] == 2  # the first tenth of the numbering is the test split
     assert all(map(isfinite, result["per_image"]["mse"]))
+
+
+@pytest.mark.parametrize(
+    ("model", "batch_size", "name"),
+    [("EMORL", 16, "emorl-tetrominoes-seed-1201"), ("SlotAttention", 32, "emorl-tetrominoes-SlotAttention-seed-1201")],
+)
+def test_models_have_batches_and_runs_of_their_own(
+    run: Runner, tmp_path: Path, model: str, batch_size: int, name: str
+) -> None:
+    variables = {"ENV": "tetrominoes", "MODEL": model, "NUM_GPUS": 2, "OUT_DIR": tmp_path, "PYTHON": "echo"}
+    command = run(ROOT / "emorl/scripts/train.sh", **variables).stdout.split()
+    assert {f"training.batch_size={batch_size}", f"training.run_suffix={name}"} <= set(command)
+    config = json.loads((ROOT / f"emorl/configs/train/tetrominoes/{model}.json").read_text())
+    assert config["training"]["batch_size"] == 2 * batch_size
 
 
 @pytest.mark.parametrize("script", ["train.sh", "eval.sh"])

@@ -156,9 +156,31 @@ def test_ranges_of_the_original_are_kept_on_request():
     assert original[1, [0, -1]].tolist() == pytest.approx([1 - 0.5**0.5, 1 + 1.5**0.5])
 
 
+def test_ranges_of_something_else_are_measured_again(source: MultiObjectH5, tmp_path: Path, capsys):
+    def ranges_of(checkpoint: str, num_images: int) -> str:
+        capsys.readouterr()
+        describe = {"model": "SlotAttention", "checkpoint": checkpoint}
+        task = task_of(Oracle(source), source, tmp_path, range_images=num_images, describe=describe)
+        assert latents.read_ranges(task, 7).shape == (7, 2)
+        return capsys.readouterr().out
+
+    path = tmp_path / "z_range.txt"
+    assert "yet: measuring" in ranges_of("a.pth", 2)
+    written = path.read_text()
+    path.write_text("0,1\n" * 7)
+    assert ranges_of("a.pth", 2) == ""
+    assert path.read_text() == "0,1\n" * 7
+    assert f"{path} is of something else (checkpoint: 'a.pth' -> 'b.pth'): measuring" in ranges_of("b.pth", 2)
+    assert path.read_text() == written
+    assert "(num_images: 2 -> 3)" in ranges_of("b.pth", 3)
+    (tmp_path / "z_range.json").unlink()
+    assert "(no readable z_range.json says of what)" in ranges_of("b.pth", 3)
+
+
 @pytest.mark.parametrize("content", ["", "1,2\n", "1;2\n" * 7, "a,b\n" * 7, "1,2,3\n" * 7])
 def test_a_damaged_range_file_is_named(source: MultiObjectH5, tmp_path: Path, content: str):
     (tmp_path / "z_range.txt").write_text(content)
+    (tmp_path / "z_range.json").write_text('{"num_images": 2}')
     with pytest.raises(DataError, match=r"z_range\.txt: expected 7 lines `min,max`\. Remove it"):
         latents.traverse_slot(task_of(Oracle(source), source, tmp_path, range_images=2))
 

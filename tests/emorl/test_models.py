@@ -208,6 +208,31 @@ def test_two_processes_share_the_draws_of_one() -> None:
     assert torch.equal(torch.cat(halves), whole)
 
 
+def test_parameters_are_unused_while_no_refinement_has_begun() -> None:
+    assert efficient_morl(refinement_iters=0, refinement_curriculum=[(100, 1)]).unused_parameters()
+    assert not efficient_morl(refinement_iters=0, refinement_curriculum=[(0, 1)]).unused_parameters()
+    assert efficient_morl(refinement_iters=0).unused_parameters()
+    assert not efficient_morl(refinement_iters=1, refinement_curriculum=[(100, 2)]).unused_parameters()
+
+
+@pytest.mark.parametrize(("decoder", "log_std"), [("iodine", -6.0), ("big", -7.0)])
+def test_fp16_scores_in_float32(decoder: str, log_std: float) -> None:
+    """The gradient of a likelihood sums over pixels, beyond the range of fp16, before any scaler sees it."""
+    sizes = {"decoder": decoder, "refinement_iters": 1, "log_std": log_std, "hidden": 8}
+    model = lively(EfficientMORL((96, 96), SLOTS, SIZE, **sizes)).train()
+    image = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(1))
+    slots = torch.randn(1, SLOTS, SIZE, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    gradients = []
+    for is_half in (False, True):
+        with torch.autocast("cpu", torch.float16, enabled=is_half):
+            with model._precision_of_scores(image):
+                terms = model.decoder.shared_terms()
+            nll, _ = model._score_batch(image, slots, terms, True, False)
+        gradients.append(torch.autograd.grad(nll, slots)[0])
+    assert gradients[0].abs().max() > torch.finfo(torch.float16).max
+    assert torch.equal(*gradients)
+
+
 def test_bf16_stays_near_float32() -> None:
     model = efficient_morl().train()
     exact = model(images(), 0, noise=fixed_noise()).loss

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.training.checkpoint import State
+from core.training.checkpoint import CheckpointError, State
 from emorl.models import build_model, model_arguments
-from emorl.original import adam_from_original, from_original, is_original, to_original
+from emorl.original import adam_from_original, from_original, import_run, is_original, to_original
 from emorl.settings import NET
 from tests.conftest import Runner
-from tests.tiny_runs import eval_words, evaluated, scalars, state_of, tensors, train_words
+from tests.tiny_runs import ROOT, eval_words, evaluated, scalars, state_of, tensors, train_words
 
 # A constant, large rate: without Adam's moments the next step would be another one altogether.
 RATE = ("training.use_scheduler=False", "training.lr=1e-3")
@@ -210,6 +210,65 @@ def test_moments_follow_the_numbering_of_the_file() -> None:
         assert torch.equal(found["state"][number]["exp_avg"], ours[name])
         assert torch.equal(found["state"][number]["exp_avg_sq"], ours[name] ** 2)
     assert found["param_groups"][0]["params"] == list(range(len(names)))
+
+
+def numbered(state: dict[str, Tensor], moments: int) -> dict[str, Any]:
+    """A state of Adam with the first so many parameters of a file."""
+    keys = [key for key in state if "zeros" not in key]
+    entries = {
+        number: {"step": 7, "exp_avg": state[key], "exp_avg_sq": state[key] ** 2}
+        for number, key in enumerate(keys[:moments])
+        if "geco_" not in key
+    }
+    return {"state": entries, "param_groups": [{"lr": 1e-3, "params": list(range(moments))}]}
+
+
+def with_dropped(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Amid the others a parameter that we drop and a constant without a number."""
+    entries = list(theirs.items())
+    more = {"hvae_networks.generation_relation.weight": torch.ones(3, 2), "hvae_networks.gru.cell.zeros": torch.ones(4)}
+    return {**dict(entries[:9]), **more, **dict(entries[9:])}
+
+
+def test_moments_are_numbered_with_the_parameters_that_are_dropped() -> None:
+    ours = state_dict("EfficientMORL")
+    names = [key for key in ours if not key.startswith("geco.")]
+    theirs = with_dropped(to_original(ours))
+    found = adam_from_original(theirs, numbered(theirs, len(theirs) - 1), names)
+    for number, name in enumerate(names):
+        assert torch.equal(found["state"][number]["exp_avg"], ours[name])
+
+
+def test_moments_of_other_parameters_are_refused() -> None:
+    ours = state_dict("SlotAttention")
+    theirs = to_original(ours)
+    count = len(theirs)
+    with pytest.raises(
+        CheckpointError, match=rf"model_opt holds Adam's state of {count - 1} parameters, .* has {count}"
+    ):
+        adam_from_original(theirs, numbered(theirs, count - 1), list(ours))
+    with pytest.raises(CheckpointError, match="model_opt holds no state of Adam"):
+        adam_from_original(theirs, {"state": {}, "param_groups": [{"params": list(range(count))}]}, list(ours))
+    other = numbered(theirs, count)
+    other["state"][1]["exp_avg"] = torch.zeros(1, 2)
+    with pytest.raises(CheckpointError, match=r"model_opt: exp_avg of \S+ \(number 1\) is \[1, 2\], not \["):
+        adam_from_original(theirs, other, list(ours))
+
+
+def test_an_import_without_a_fitting_state_of_adam_keeps_the_weights() -> None:
+    words = ("Net.K=4", "Net.z_size=10", "Net.input_size=[3,16,16]", "training.refinement_curriculum=[(-1,2),(9,1)]")
+    config = str(ROOT / "emorl/configs/train/tetrominoes/EMORL.json")
+    theirs = to_original(state_dict("EfficientMORL"))
+    fitting = {"step": 8, "model": theirs, "model_opt": numbered(theirs, len(theirs))}
+    run = import_run(fitting, Path("theirs.pth"), config, words)
+    assert run.notes == ()
+    assert "optimizer" in run.state
+    assert run.record.arguments["arguments"]["refinement_iters"] == 2
+    for adam, said in ((numbered(theirs, 5), "5 parameters"), ({"state": {}, "param_groups": []}, "no state of Adam")):
+        run = import_run({**fitting, "step": 9, "model_opt": adam}, Path("theirs.pth"), config, words)
+        assert run.state.keys() == {"model", "step"}
+        assert said in run.notes[0]
+        assert run.record.arguments["arguments"]["refinement_iters"] == 1
 
 
 def test_name_that_belongs_to_no_layout_is_named() -> None:
