@@ -31,14 +31,14 @@ class DTISprites(Hyperparameters):
 
     epochs: int | None = option(450)
     lr: str | None = option(None, "None: 1000 steps of warm-up, networks ten times slower from epochs 250 and 400 on")
-    slots: int = option(10, "number of slots, and of sprites")
-    n_bg: int = option(1, "number of backgrounds")
+    slots: int = option(10, "number of slots, and of sprites", least=1)
+    n_bg: int = option(1, "number of backgrounds", least=1)
     complex: bool = option(False, "sprites change colour too, and the background its shape")
-    sprites: int | None = option(None, "number of sprites where it is not that of slots")
-    sprite_size: int = option(40, "side of a sprite in pixels; it fills half a picture before it is scaled")
+    sprites: int | None = option(None, "number of sprites where it is not that of slots", least=1)
+    sprite_size: int = option(40, "side of a sprite in pixels; it fills half a picture before it is scaled", least=1)
     encoder: str = option("resnet18", "resnet18, 34, 50, 101 or 152, vgg16 or small")
-    freeze: int = option(40, "epochs in which sprites stay as they are")
-    curriculum: int = option(150, "epoch from which shapes are transformed")
+    freeze: int = option(40, "epochs in which sprites stay as they are", least=0)
+    curriculum: int = option(150, "epoch from which shapes are transformed", least=0)
     legacy_encoder_steps: bool = option(False, "update the encoder slots + 2 times per step, as the original did")
 
     def model_arguments(self, image_size: tuple[int, int]) -> dict[str, Any]:

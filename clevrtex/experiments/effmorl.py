@@ -8,6 +8,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from clevrtex.framework.commandline import UsageError
 from clevrtex.framework.options import Hyperparameters, option
 from clevrtex.framework.program import main
 
@@ -24,16 +25,25 @@ class EffMORL(Hyperparameters):
     lr: str | None = option("decay(10000,100000,0.5)")
     learning_rate: float = option(4e-4)
     use_geco: bool = option(True, "move the weight of the reconstruction towards its target")
-    num_slots: int = option(11, "number of slots")
-    z_dim: int = option(64, "length of a slot's vector")
+    num_slots: int = option(11, "number of slots", least=1)
+    z_dim: int = option(64, "length of a slot's vector", least=1)
     refinement_curriculum: list = option([(-1, 3), (100_000, 1), (200_000, 1)], "(from step, refinements) pairs")
     geco_ema_alpha: float = option(0.99, "memory of GECO's average")
     geco_beta_stepsize: float = option(1e-6, "step of GECO's weight")
-    kl_beta_init: float = option(1.0, "weight of the KL term")
+    kl_beta_init: float = option(1.0, "weight of the KL term", least=0)
     geco_reconstruction_target: float | None = option(
         None, "GECO's target in nats per picture; None: the published -108000 of 128x128, in proportion to the size"
     )
-    std: float = option(0.1, "standard deviation of a pixel's colour")
+    std: float = option(0.1, "standard deviation of a pixel's colour", above=0)
+
+    def __post_init__(self) -> None:
+        for pair in self.refinement_curriculum:
+            is_pair = isinstance(pair, list | tuple) and len(pair) == 2 and all(type(value) is int for value in pair)
+            if not is_pair or pair[1] < 0:
+                raise UsageError(
+                    f"--refinement_curriculum {self.refinement_curriculum}: expected pairs of a step and a number of "
+                    "refinements from it on, as in [(-1,3),(100000,1)]"
+                )
 
     def model_arguments(self, image_size: tuple[int, int]) -> dict[str, Any]:
         """In the names of the model."""

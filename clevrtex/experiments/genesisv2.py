@@ -20,8 +20,8 @@ class GenesisV2(Hyperparameters):
     model = "genesisv2:GenesisV2"
 
     g_goal: float = option(0.5655, "GECO's goal: reconstruction error in nats per pixel and channel")
-    pixel_std: float = option(0.7, "standard deviation of a pixel's colour")
-    slots: int = option(11, "number of slots; the original has 11, always")
+    pixel_std: float = option(0.7, "standard deviation of a pixel's colour", above=0)
+    slots: int = option(11, "number of slots; the original has 11, always", least=2)
 
     def model_arguments(self, image_size: tuple[int, int]) -> dict[str, Any]:
         return {

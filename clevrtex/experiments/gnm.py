@@ -21,9 +21,9 @@ class GNM(Hyperparameters):
     grad_clip: float | None = option(1.0)
     optim: str = option("rmsprop")
     max_steps: int = option(300_000)
-    std: float = option(0.2, "standard deviation of a pixel; the published runs on ClevrTex have 0.5")
-    z_what_dim: int = option(64, "size of an object's appearance")
-    z_bg_dim: int = option(10, "size of the background's appearance")
+    std: float = option(0.2, "standard deviation of a pixel; the published runs on ClevrTex have 0.5", above=0)
+    z_what_dim: int = option(64, "size of an object's appearance", least=1)
+    z_bg_dim: int = option(10, "size of the background's appearance", least=1)
 
     def model_arguments(self, image_size: tuple[int, int]) -> dict[str, Any]:
         return {

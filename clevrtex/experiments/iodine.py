@@ -23,14 +23,14 @@ class Iodine(Hyperparameters):
     lr: str | None = option("")
     max_steps: int = option(1_000_000)
     learning_rate: float = option(3e-4)
-    z_size: int = option(128, "length of a slot's vector")
-    K: int = option(11, "number of slots")
-    inference_iters: int = option(5, "rounds of inference, the first one included")
-    lstm_dim: int = option(256, "size of the refinement network's LSTM")
-    conv_channels: int = option(64, "channels of decoder and refinement network")
-    kl_beta: float = option(1.0, "weight of the KL term")
+    z_size: int = option(128, "length of a slot's vector", least=1)
+    K: int = option(11, "number of slots", least=2)
+    inference_iters: int = option(5, "rounds of inference, the first one included", least=1)
+    lstm_dim: int = option(256, "size of the refinement network's LSTM", least=1)
+    conv_channels: int = option(64, "channels of decoder and refinement network", least=1)
+    kl_beta: float = option(1.0, "weight of the KL term", least=0)
     geco_warm_start: int = option(1000, "for the original's commands; without effect there, too")
-    std: float = option(0.1, "standard deviation of a pixel's colour")
+    std: float = option(0.1, "standard deviation of a pixel's colour", above=0)
 
     def model_arguments(self, image_size: tuple[int, int]) -> dict[str, Any]:
         return {

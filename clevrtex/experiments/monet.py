@@ -23,11 +23,11 @@ class MONet(Hyperparameters):
     optim: str = option("rmsprop")
     lr: str | None = option("")
     max_steps: int = option(1_000_000)
-    z_dim: int = option(16, "length of a slot's vector")
-    n_slots: int = option(11, "number of slots, the background's included")
-    n_blocks: int = option(6, "depth of the attention's U-Net")
-    bg_std: float = option(0.09, "standard deviation of a pixel of the first slot")
-    fg_std: float = option(0.15, "standard deviation of a pixel of the other slots")
+    z_dim: int = option(16, "length of a slot's vector", least=1)
+    n_slots: int = option(11, "number of slots, the background's included", least=1)
+    n_blocks: int = option(6, "depth of the attention's U-Net", least=1)
+    bg_std: float = option(0.09, "standard deviation of a pixel of the first slot", above=0)
+    fg_std: float = option(0.15, "standard deviation of a pixel of the other slots", above=0)
 
     def model_arguments(self, image_size: tuple[int, int]) -> dict[str, Any]:
         return {

@@ -21,10 +21,12 @@ class SlotAttention(Hyperparameters):
     batch_size: int = option(64)
     lr: str | None = option("decay(10000,100000,0.5)")
     learning_rate: float = option(4e-4)
-    slots: int = option(11, "number of slots")
-    num_iter: int = option(3, "rounds of attention")
-    width: int = option(64, "channels, and length of a slot's vector")
-    decoder_grid: int = option(8, "side of the decoder's first map; it makes pictures of 16 times that, resized to fit")
+    slots: int = option(11, "number of slots", least=1)
+    num_iter: int = option(3, "rounds of attention", least=1)
+    width: int = option(64, "channels, and length of a slot's vector", least=1)
+    decoder_grid: int = option(
+        8, "side of the decoder's first map; it makes pictures of 16 times that, resized to fit", least=1
+    )
 
     def model_arguments(self, image_size: tuple[int, int]) -> dict[str, Any]:
         return {

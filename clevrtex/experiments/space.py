@@ -25,15 +25,19 @@ class SPACE(Hyperparameters):
     batch_size: int = option(16)
     grad_clip: float | None = option(1.0)
     max_steps: int = option(160_000)
-    fg_std: float = option(0.15, "standard deviation of a pixel of an object")
-    bg_std: float = option(0.15, "standard deviation of a pixel of the background")
-    grid: int | None = option(None, "cells along a side, each of 8, 16 or 32 pixels; None: 8, fewer in small pictures")
-    bg_components: int = option(5, "components of the background; 1 has a decoder of a whole picture")
+    fg_std: float = option(0.15, "standard deviation of a pixel of an object", above=0)
+    bg_std: float = option(0.15, "standard deviation of a pixel of the background", above=0)
+    grid: int | None = option(
+        None, "cells along a side, each of 8, 16 or 32 pixels; None: 8, fewer in small pictures", least=1
+    )
+    bg_components: int = option(5, "components of the background; 1 has a decoder of a whole picture", least=1)
     scale_start: float = option(-1.0, "mean of the sides of windows before the sigmoid, up to step 10,000; 0 for half")
     scale_end: float = option(-2.0, "that mean from step 20,000 on")
-    fixed_alpha_steps: int = option(0, "steps in which the likelihood takes objects to have 0.1 of every pixel")
+    fixed_alpha_steps: int = option(
+        0, "steps in which the likelihood takes objects to have 0.1 of every pixel", least=0
+    )
     learning_rate: float = option(1e-5, "of the foreground, by RMSprop")
-    background_learning_rate: float = option(1e-3, "of the background, by Adam")
+    background_learning_rate: float = option(1e-3, "of the background, by Adam", above=0)
     # No flags: the two optimisers are part of the model's definition.
     optim: ClassVar[str] = "rmsprop and adam"
     lr: ClassVar[None] = None

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 ARCHITECTURES = {"original": "spair", "simple": "spair-s", "broadcast": "spair-b"}
 """And what their runs' folders are called. The last, in the original too, is the first under another name."""
 PRESENCE_KLS = ("original", "match", "ind")
+OF_NUMBERS = ("prior", "temp", "std", "beta_pres", "beta_what", "beta_where", "beta_depth")
+"""Flags whose schedules are not of words."""
 
 
 @dataclass(kw_only=True)
@@ -36,16 +38,17 @@ class SPAIR(Hyperparameters):
         1e-4,
         "share by which the validation's mse has to fall under --lr plateau. The original's was 1 by mistake: nothing "
         "ever counted, and the published models trained at 5e-5 from the fourth validation on",
+        least=0,
     )
-    what_dim: int = option(64, "size of an object's appearance")
-    bg_dim: int = option(1, "size of the background's appearance; 0 for a black background")
-    patch_shape: int = option(24, "side of a glimpse and of a decoded object in pixels")
-    anchor: int = option(48, "largest side of an object in pixels")
+    what_dim: int = option(64, "size of an object's appearance", least=1)
+    bg_dim: int = option(1, "size of the background's appearance; 0 for a black background", least=0)
+    patch_shape: int = option(24, "side of a glimpse and of a decoded object in pixels", least=1)
+    anchor: int = option(48, "largest side of an object in pixels", least=1)
     large: bool = option(
         True, "cells of 32 pixels; --nolarge: of 12. Every cell is a slot: the number of slots follows"
     )
-    context: int = option(1, "how many rows and columns away cells see those before them")
-    passf: int = option(100, "features that networks of a cell hand on to each other")
+    context: int = option(1, "how many rows and columns away cells see those before them", least=0)
+    passf: int = option(100, "features that networks of a cell hand on to each other", least=1)
     arch: str = option("original", "original, or simple: one network for box, depth and presence; broadcast: original")
     prior: float | str = option("itr_lin(10000,1e-4,.99)", "schedule of the prior's parameter: how many objects")
     temp: float | str = option(1.0, "schedule of the presences' temperature")
@@ -65,7 +68,20 @@ class SPAIR(Hyperparameters):
         for flag, value, known in (("arch", self.arch, ARCHITECTURES), ("pres_kl", self.pres_kl, PRESENCE_KLS)):
             if value not in known:
                 raise UsageError(f"--{flag} {value!r}: expected {', '.join(known)}")
+        for flag in OF_NUMBERS:
+            self._check_numbers(flag, str(getattr(self, flag)))
         self.name = ARCHITECTURES[self.arch]
+
+    def _check_numbers(self, flag: str, text: str) -> None:
+        """Raises UsageError for a schedule that is none or of words, and for a --std that begins with no deviation."""
+        try:
+            first = parse(text).value(0, self.max_steps)
+        except ValueError as error:
+            raise UsageError(f"--{flag}: {error}") from error
+        if "set(" in text:
+            raise UsageError(f"--{flag} {text!r}: expected a schedule of numbers; set(...) is for --step")
+        if flag == "std" and (not isinstance(first, int | float) or first <= 0):
+            raise UsageError(f"--std {text!r}: expected a number above 0 to begin with, found {first}")
 
     def model_arguments(self, image_size: tuple[int, int]) -> dict[str, Any]:
         """In the names of the model."""

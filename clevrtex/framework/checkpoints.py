@@ -62,12 +62,18 @@ class BestAndLast:
 
 
 def read(path: Path) -> tuple[Path, State]:
-    """A checkpoint, or the best one beside it if `path` is a damaged last.ckpt. Raises CheckpointError."""
+    """The checkpoint to go on from, or the best one beside it if `path` is a damaged last.ckpt.
+
+    Raises CheckpointError, with the way out, if none can be read.
+    """
+    other = path.with_name(BEST)
     try:
-        return path, load(path)
+        try:
+            return path, load(path)
+        except CheckpointError as error:
+            if path.name != LAST or not other.exists():
+                raise
+            warnings.warn(f"{error}. Continuing from {other}", stacklevel=2)
+            return other, load(other)
     except CheckpointError as error:
-        other = path.with_name(BEST)
-        if path.name != LAST or not other.exists():
-            raise
-        warnings.warn(f"{error}. Continuing from {other}", stacklevel=2)
-        return other, load(other)
+        raise CheckpointError(f"{error}. Start anew with --resume False") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -31,9 +32,14 @@ SHEET_COLUMNS = ("input", "truth", "prediction", "reconstruction")
 
 
 def default_data(trained_on: str) -> list[str]:
-    """Data sets, without flags, for a model that was trained on the data of that string; its own are the first."""
-    names: dict[str, None] = {}
-    for name, variant in DataSpec.parse(trained_on).sets:
+    """Data sets, without flags, for a model that was trained on the data of that string; its own are the first.
+
+    Before them is the string itself, if its flags do more to pictures than crop and resize them.
+    """
+    spec = DataSpec.parse(trained_on)
+    is_plain = replace(spec, crop=False, size=None) == DataSpec(sets=spec.sets)
+    names: dict[str, None] = {} if is_plain else {trained_on: None}
+    for name, variant in spec.sets:
         own = f"{name}:{variant}" if variant else name
         names |= dict.fromkeys((own, *BENCHMARK.get(name, ())))
     return list(names)

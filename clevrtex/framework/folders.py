@@ -22,16 +22,14 @@ HPARAMS = "hparams.yaml"
 def fresh_folder(root: Path, name: str, shared: bool) -> Path:
     """A folder that no run has had: `name`, else `name`_0, `name`_1, ...; `name`__id<x> if processes share it.
 
-    On Slurm x is the job's number.
+    On Slurm x is the job's number. A job that is started again before it has saved anything has its folder again.
     """
     root.joinpath(name).parent.mkdir(parents=True, exist_ok=True)
     job = os.environ.get("SLURM_JOB_ID") or os.environ.get("SLURM_ARRAY_JOB_ID")
     if shared or job:
         own = f"{job}-{os.environ.get('SLURM_PROCID', 0)}" if job else None
         unique = own or base64.urlsafe_b64encode(uuid.uuid1().bytes).decode().rstrip("=")
-        folder = root / f"{name}__id{unique}"
-        folder.mkdir(exist_ok=bool(job))  # a requeued job has its old number
-        return folder
+        name = f"{name}__id{unique}"
     number = -1
     while True:
         folder = root / (name if number < 0 else f"{name}_{number}")
@@ -39,7 +37,19 @@ def fresh_folder(root: Path, name: str, shared: bool) -> Path:
             folder.mkdir()
             return folder
         except FileExistsError:
+            if job and _is_untouched(folder):  # a requeued job has its old number
+                return folder
             number += 1
+
+
+def _is_untouched(folder: Path) -> bool:
+    """Whether a run there has saved nothing, has not ended, and no process works at it."""
+    if (folder / SUCCESS).exists() or newest_checkpoint(folder):
+        return False
+    lock = occupy(folder)
+    if lock:
+        lock.close()
+    return lock is not None
 
 
 def runs_of(root: Path, name: str) -> list[Path]:

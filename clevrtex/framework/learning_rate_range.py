@@ -13,6 +13,8 @@ from core.data.loader import Batch
 
 LOWEST, HIGHEST, NUM_STEPS = 1e-8, 1.0, 100
 SMOOTHING = 0.98
+FIRST_LEFT_OUT, LAST_LEFT_OUT = 10, 1
+"""Losses that no slope is taken of: the first are means of few batches, the last is that of a rate near divergence."""
 DIVERGED = 4.0
 """A loss so many times the best one ends the test."""
 ROWS = 20
@@ -24,7 +26,7 @@ def range_test(
     """The rate at which the loss falls most steeply, and a table of rates and smoothed losses.
 
     The rate rises from 1e-8 to 1 by a constant factor per step; `model` is trained on the way. Raises ValueError if the
-    loss diverges at once.
+    loss diverges at once, or falls at no rate.
     """
     optimizer = build_optimizer(model, optim, LOWEST)
     optimizer = accelerator.prepare_optimizer(optimizer)
@@ -48,7 +50,12 @@ def range_test(
         losses.append(smoothed)
     if len(rates) < 3:
         raise ValueError(f"--tune: the loss diverges at a learning rate of {LOWEST:g} already")
-    slopes = torch.tensor(losses).diff() / torch.tensor(rates).log().diff()
     rows = range(0, len(rates), max(1, len(rates) // ROWS))
-    table = "\n".join(f"{rates[row]:12.3g} {losses[row]:14.6g}" for row in rows)
-    return rates[int(slopes.argmin())], f"{'rate':>12} {'loss':>14}\n{table}"
+    lines = (f"{rates[row]:12.3g} {losses[row]:14.6g}" for row in rows)
+    table = "\n".join([f"{'rate':>12} {'loss':>14}", *lines])
+    first = min(FIRST_LEFT_OUT, len(rates) // 4)
+    kept = slice(first, -LAST_LEFT_OUT)
+    slopes = torch.tensor(losses[kept]).diff() / torch.tensor(rates[kept]).log().diff()
+    if slopes.min() >= 0:
+        raise ValueError(f"--tune: the loss falls at no rate, so that none can be suggested:\n{table}")
+    return rates[first + int(slopes.argmin())], table

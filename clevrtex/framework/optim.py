@@ -94,6 +94,8 @@ def parse_rate(text: str | None) -> Schedule:
     match = re.fullmatch(r"(decay|warm)\(([^()]*)\)", text.replace(" ", ""))
     try:
         kind, numbers = match[1], match[2].split(",")
+        if int(numbers[0]) < 0 or any(float(number) <= 0 for number in numbers[1:]):
+            raise ValueError("a warm-up below 0, or a half-life or rate that is not above 0")
         return _RATES[kind](*[int(number) for number in numbers[:2]], *[float(number) for number in numbers[2:]])
     except (TypeError, ValueError) as error:
         raise ValueError(f"--lr {text!r}: expected {RATES}") from error

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 
-from clevrtex.framework.commandline import check_type
+from clevrtex.framework.commandline import UsageError, check_type
 
 if TYPE_CHECKING:
     import torch
@@ -17,9 +17,13 @@ if TYPE_CHECKING:
     from core.training.schedules import Schedule
 
 
-def option(default: Any, what: str = "") -> Any:
-    """A flag with its default and the line that --help prints, which a subclass that changes the default inherits."""
-    settings = {"metadata": {"what": what}}
+def option(default: Any, what: str = "", *, least: float | None = None, above: float | None = None) -> Any:
+    """A flag with its default, the line that --help prints, and its least value or what it has to exceed.
+
+    A subclass that changes the default inherits the rest.
+    """
+    given = {"what": what or None, "least": least, "above": above}
+    settings = {"metadata": {key: value for key, value in given.items() if value is not None}}
     return (
         field(default_factory=default.copy, **settings)
         if isinstance(default, list)
@@ -39,13 +43,13 @@ class Hyperparameters:
     tag: str = option("test", "name of the run, the last part of its folder")
     seed: int | str | None = option(None, "a number; random for a drawn one, which is recorded; None for 0")
     data: str = option("clevr-crop-(128,128)", "data set, as in clevrtex:full-crop-(128,128) or tetrominoes")
-    batch_size: int = option(32, "pictures per process and step")
-    grad_clip: float | None = option(None, "largest L2 norm of the gradient; None: not clipped")
+    batch_size: int = option(32, "pictures per process and step", least=1)
+    grad_clip: float | None = option(None, "largest L2 norm of the gradient; None: not clipped", above=0)
     optim: str = option("adam", "adam, adamax, rmsprop or sgd, with -m0.9 for momentum, -nest for Nesterov's")
     lr: str | None = option(None, "schedule: decay(WARMUP,HALF_LIFE[,RATE]), warm(WARMUP), plateau, '' for none")
-    max_steps: int = option(500_000, "optimiser steps")
-    epochs: int | None = option(None, "passes over the training data, in place of max_steps")
-    learning_rate: float = option(1e-4, "learning rate that the schedule multiplies")
+    max_steps: int = option(500_000, "optimiser steps", least=1)
+    epochs: int | None = option(None, "passes over the training data, in place of max_steps", least=1)
+    learning_rate: float = option(1e-4, "learning rate that the schedule multiplies", above=0)
 
     def model_arguments(self, image_size: tuple[int, int]) -> dict[str, Any]:
         """What the model takes, builtin values only, for pictures of height and width `image_size`."""
@@ -78,7 +82,12 @@ class Hyperparameters:
 
 @dataclass(kw_only=True)
 class RunOptions:
-    """How to run, on which devices and how much of it to keep; nothing here changes what is learnt, bar precision."""
+    """How to run, on which devices and how much of it to keep.
+
+    What changes what is learnt (`weights`, `limit`, `data_root`, `precision` and `amp`, and `acc` and the number of
+    processes, which multiply the batch) is no hyperparameter, but stands in checkpoints beside them, and a run goes on
+    by itself only with the same.
+    """
 
     dir: str | None = option(None, "folder for results in place of ./output")
     data_root: str | None = option(None, "folder of the data in place of ./ool_data and ./data")
@@ -88,30 +97,32 @@ class RunOptions:
     )
     with_hparams: bool = option(True, "resumed with the checkpoint's hyperparameters, but for the flags given now")
     weights: str | None = option(None, "checkpoint, ours or the original's, to take the model's weights from")
-    limit: int | float | None = option(None, "batches per epoch, of training and of validation; below 1 a fraction")
+    limit: int | float | None = option(
+        None, "batches per epoch, of training and of validation; below 1 a fraction", above=0
+    )
     gpus: int | list[int] | str | None = option(
         None, "how many (-1: all; 0: CPU), or which, as in [0,2]; on the CPU processes"
     )
     ddp: bool = option(False, "one process per GPU, gradients averaged, batch norm synchronised")
-    nodes: int = option(1, "machines; start the same command with torchrun on each")
+    nodes: int = option(1, "machines; start the same command with torchrun on each", least=1)
     dp: bool = option(False, "not offered: use --ddp")
     workers: int | str = option(-1, "processes that read data; -1 chooses, no: none")
     precision: str = option("fp32", "fp32, fp32-fast, bf16 or fp16")
     amp: bool | int | None = option(None, "16-bit floats: fp16 on GPUs, bf16 on the CPU")
-    acc: int | None = option(None, "batches that one optimiser step sums gradients of")
+    acc: int | None = option(None, "batches that one optimiser step sums gradients of", least=1)
     drop_last_batch: bool = option(False, "for the original's commands: training batches are always complete here")
-    checkpoint_every: int = option(1000, "steps between checkpoints within an epoch")
-    log_every: int = option(50, "steps between scalars")
+    checkpoint_every: int = option(1000, "steps between checkpoints within an epoch", least=1)
+    log_every: int = option(50, "steps between scalars", least=1)
     resident: bool = option(False, "keep all training pictures on the device")
     checkpointing: bool = option(False, "recompute activations: less memory, more time, same numbers")
     compile: bool = option(False, "torch.compile the model's parts")
     benchmark: bool = option(True, "let cudnn choose its algorithms by trial")
     no_stop: bool = option(True, "False: stop when the monitored value has not fallen for 5 validations")
-    save_top: int = option(1, "how many of the best checkpoints to keep")
+    save_top: int = option(1, "how many of the best checkpoints to keep", least=1)
     track_grads: bool = option(False, "log the L2 norm of every parameter's gradient")
     cpu_metrics: bool = option(False, "score the validation on the CPU")
     quiet: bool = option(False, "one line per validation in place of progress bars")
-    gc: int = option(0, "run Python's garbage collector every so many steps, and only then; 0 leaves it alone")
+    gc: int = option(0, "run Python's garbage collector every so many steps, and only then; 0 leaves it alone", least=0)
     detect_anomaly: bool | None = option(None, "let autograd name the operation that first gave NaN; slow")
     profile: bool | str | None = option(None, "write where the time of a few steps goes to profile.out")
     tune: bool | None = option(None, "only a learning-rate range test, printed and saved; no training")
@@ -140,15 +151,50 @@ def describe(command: Callable[..., Any], *groups: type) -> Callable[..., Any]:
 
 def what_is(group: type, name: str) -> str:
     """The line that --help prints about an option."""
+    what = _described(group, name).get("what")
+    if what is None:
+        raise AttributeError(f"{group.__name__}.{name} does not say what it is")
+    return what
+
+
+def _described(group: type, name: str) -> dict[str, Any]:
+    """What `option` was told of a flag, by `group` or the nearest of its ancestors that says it."""
+    found: dict[str, Any] = {}
     for ancestor in group.__mro__:
         entry = getattr(ancestor, "__dataclass_fields__", {}).get(name)
-        if entry is not None and entry.metadata.get("what"):
-            return entry.metadata["what"]
-    raise AttributeError(f"{group.__name__}.{name} does not say what it is")
+        found = {**(entry.metadata if entry is not None else {}), **found}
+    return found
 
 
 def fill(group: type, flags: dict[str, Any]) -> Any:
-    """An instance of `group` from those of `flags` that it has. Raises UsageError for a value of another type."""
+    """An instance of `group` from those of `flags` that it has.
+
+    Raises UsageError for a value of another type or out of range.
+    """
     hints = get_type_hints(group)
     own = {entry.name for entry in fields(group)}
-    return group(**{name: check_type(name, value, hints[name]) for name, value in flags.items() if name in own})
+    values = {name: check_type(name, value, hints[name]) for name, value in flags.items() if name in own}
+    for name, value in values.items():
+        if isinstance(value, int | float):
+            _check_range(name, value, _described(group, name))
+    return group(**values)
+
+
+def _check_range(name: str, value: float, described: dict[str, Any]) -> None:
+    least, above = described.get("least"), described.get("above")
+    if least is not None and not value >= least:
+        raise UsageError(f"--{name} {value}: expected at least {least}")
+    if above is not None and not value > above:
+        raise UsageError(f"--{name} {value}: expected more than {above}")
+
+
+def settle_length(flags: dict[str, Any]) -> dict[str, Any]:
+    """The flags of a command, in which --max_steps also takes the place of an experiment's or a checkpoint's epochs.
+
+    Raises UsageError if it asks for so many epochs, too.
+    """
+    if "max_steps" not in flags:
+        return flags
+    if flags.get("epochs") is not None:
+        raise UsageError(f"--max_steps {flags['max_steps']} and --epochs {flags['epochs']}: give one of them")
+    return {**flags, "epochs": None}

@@ -54,10 +54,11 @@ def validation_pictures(
     masks_have_background: bool = True,
     prefix: str = "",
 ) -> dict[str, UInt8[Tensor, "3 _ _"]]:
-    """The pictures of a batch of `image` (B, 3, H, W) in [0, 1] and labels `mask` (B, H, W), under `prefix`.
+    """The pictures of a batch of `image` (B, 3, H, W) in [0, 1] and, if it has them, labels `mask` (B, H, W).
 
+    Their names, with `prefix` before them:
     recon         inputs, outputs, the background where the model has one of its own, and each slot's part of the output
-    segmentation  input, output, true labels and predicted labels matched to them
+    segmentation  input, output, true labels and predicted labels matched to them; not of a batch without labels
     output        input and output with boxes, of models that say where their boxes are
     slots         the glimpses of models that have any, before they are placed
 
@@ -67,15 +68,18 @@ def validation_pictures(
 
     masks_have_background: False for models whose masks show objects only: label 0 is then what they leave over.
     """
-    image, labels, prediction = batch["image"].cpu(), batch["mask"].cpu(), prediction.detach().cpu()
+    image, prediction = batch["image"].cpu(), prediction.detach().cpu()
+    labels = batch["mask"].cpu() if "mask" in batch else None
     recon, extras = prediction.recon, prediction.extras
     patches = recon.unsqueeze(1) if prediction.rgb is None else prediction.rgb
     presence, background = extras.get("presence"), extras.get("background")
     pictures = {}
     for kind, masks in (("", prediction.masks), ("other_", extras.get("other_masks"))):
-        if masks is not None:
+        if masks is None:
+            continue
+        pictures[f"{prefix}{kind}recon"] = recon_picture(image, recon, patches, masks, background, presence)
+        if labels is not None:
             segments = align_masks(masks if masks_have_background else with_background(masks), labels).labels
-            pictures[f"{prefix}{kind}recon"] = recon_picture(image, recon, patches, masks, background, presence)
             pictures[f"{prefix}{kind}segmentation"] = segmentation_picture(image, recon, labels, segments)
     boxed = extras.get("canvas_with_bbox")
     if boxed is None and "boxes" in extras:

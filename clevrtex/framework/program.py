@@ -5,19 +5,22 @@ import sys
 from typing import Any
 
 from clevrtex.framework.commandline import UsageError, call
-from clevrtex.framework.options import Hyperparameters, RunOptions, describe, fill
+from clevrtex.framework.options import Hyperparameters, RunOptions, describe, fill, settle_length
 from core.outcome import complain, exit_code_of
 
 
 def main(experiment: type[Hyperparameters]) -> None:
-    """Run the command line of this process for an experiment. Exit codes: 0 done, 1 error, 2 misuse, 75 stopped."""
+    """Run the command line of this process for an experiment.
+
+    Exit codes: 0 done, 1 error, 2 misuse, 75 stopped and saved, 130 interrupted.
+    """
 
     def run(**flags: Any) -> None:
         sys.exit(train(experiment, flags))
 
     def just_return_the_name(**flags: Any) -> str:
         """Print the name of the experiment: its folder below `output`."""
-        from clevrtex.framework.training import experiment_name
+        from clevrtex.framework.continuing import experiment_name
 
         return experiment_name(fill(experiment, flags))
 
@@ -34,6 +37,7 @@ def main(experiment: type[Hyperparameters]) -> None:
 
 def train(experiment: type[Hyperparameters], flags: dict[str, Any]) -> int:
     """Train as told, starting further processes if need be; the exit code."""
+    flags = settle_length(flags)
     hparams, options = fill(experiment, flags), fill(RunOptions, flags)
     processes = _settle_devices(options)
     from clevrtex.framework.training import train as train_here
@@ -41,7 +45,7 @@ def train(experiment: type[Hyperparameters], flags: dict[str, Any]) -> int:
     from core.training.signals import STOPPED_EXIT_CODE
 
     if processes > 1 and "RANK" not in os.environ:
-        return launch_processes(processes, sys.argv)
+        return exit_code_of(lambda: launch_processes(processes, sys.argv))
     return exit_code_of(lambda: 0 if train_here(hparams, options, set(flags)) else STOPPED_EXIT_CODE)
 
 

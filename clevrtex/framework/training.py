@@ -6,7 +6,6 @@ import random
 import secrets
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,19 @@ from clevrtex import original
 from clevrtex.framework import folders
 from clevrtex.framework.archive import archive_sources
 from clevrtex.framework.checkpoints import BestAndLast, read
+from clevrtex.framework.continuing import (
+    CONDITIONS,
+    IDENTITY,
+    conditions,
+    make_plan,
+    plain,
+    precision_of,
+    resumed,
+)
 from clevrtex.framework.learning_rate_range import range_test
 from clevrtex.framework.optim import Plateau
 from clevrtex.framework.options import Hyperparameters, RunOptions
-from clevrtex.framework.profiling import profiler_hook
+from clevrtex.framework.profiling import StepProfiler
 from clevrtex.framework.scheduled_values import ScheduledValues
 from clevrtex.framework.validation import training_scalars
 from clevrtex.framework.validator import SANITY_BATCHES, Validator, at_most
@@ -32,26 +40,17 @@ from core.data.spec import DataSpec
 from core.files import occupy, replacing
 from core.nn.noise import ShardedNoise, derive_seed
 from core.runs import RunRecord
-from core.training.checkpoint import CheckpointError, State, config_differences, load_weights
+from core.training.checkpoint import CheckpointError, State, load_weights
 from core.training.launch import end_processes, make_accelerator
 from core.training.tracking import Tracker
 from core.training.trainer import Trainer
 
 PATIENCE = 5
-IDENTITY = "hparams"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What the processes of a run agree upon: its folder, and the checkpoint that it goes on from, if any."""
-
-    folder: Path
-    checkpoint: Path | None = None
 
 
 def train(hparams: Hyperparameters, options: RunOptions, given: set[str]) -> bool:
     """Train in this process, one of those of the run; False if a signal stopped it. `given`: flags of the command."""
-    accelerator = make_accelerator(_precision(options), find_unused_parameters=False)
+    accelerator = make_accelerator(precision_of(options), find_unused_parameters=False)
     torch.backends.cudnn.benchmark = options.benchmark
     torch.autograd.set_detect_anomaly(bool(options.detect_anomaly))
     plan = _agree(accelerator, lambda: make_plan(hparams, options, accelerator.num_processes > 1))
@@ -60,11 +59,13 @@ def train(hparams: Hyperparameters, options: RunOptions, given: set[str]) -> boo
         raise CheckpointError(f"{plan.folder}: another process is training there. Wait for it, or pass --resume False")
     found = read(plan.checkpoint) if plan.checkpoint else None
     if found:
-        hparams = _resumed(hparams, found, options, given, accelerator.is_main_process)
+        hparams = resumed(hparams, found, options, given, accelerator)
     try:
         finished = Run(hparams, options, accelerator, plan.folder, found).run()
     except KeyboardInterrupt:
-        finished = False
+        if accelerator.is_main_process:
+            folders.finish(plan.folder, succeeded=False)
+        raise
     except Exception:
         if found is None and accelerator.is_main_process and not (plan.folder / folders.CHECKPOINTS).exists():
             folders.remove(plan.folder)
@@ -77,39 +78,7 @@ def train(hparams: Hyperparameters, options: RunOptions, given: set[str]) -> boo
     return finished
 
 
-def make_plan(hparams: Hyperparameters, options: RunOptions, is_shared: bool) -> Plan:
-    """Where to work, and what to go on from. Raises CheckpointError for a checkpoint that is not there."""
-    root = Path(options.dir) if options.dir else folders.OUTPUT
-    name = experiment_name(hparams)
-    checkpoint = None
-    if options.resume is None:
-        checkpoint = folders.unfinished_run(root, name, plain(hparams))
-    elif options.resume is True:
-        checkpoint = folders.newest_of(root, name)
-        if checkpoint is None:
-            print(f"--resume: no checkpoint of {root / name} yet, starting anew")
-    elif options.resume is not False:
-        path = Path(options.resume)
-        checkpoint = path if path.suffix == ".ckpt" else folders.newest_checkpoint(path)
-        if checkpoint is None or not checkpoint.is_file():
-            raise CheckpointError(f"--resume {options.resume}: no such checkpoint, nor a folder with one")
-    if checkpoint is not None:
-        return Plan(folders.folder_of(checkpoint), checkpoint)
-    return Plan(folders.fresh_folder(root, name, is_shared))
-
-
-def experiment_name(hparams: Hyperparameters) -> str:
-    """`<data>/<model>/<tag>`."""
-    architecture = f"{hparams.archid}-" if getattr(hparams, "archid", None) else ""
-    return f"{DataSpec.parse(hparams.data)}/{hparams.name}/{architecture}{hparams.tag}"
-
-
-def plain(hparams: Hyperparameters) -> dict[str, Any]:
-    """Builtin values, as YAML gives them back."""
-    return yaml.safe_load(yaml.safe_dump(asdict(hparams)))
-
-
-def _agree(accelerator: Accelerator, decide: Callable[[], Plan]) -> Plan:
+def _agree(accelerator: Accelerator, decide: Callable[[], Any]) -> Any:
     """What the main process decides, on all."""
     decided: list[Any] = [None]
     if accelerator.is_main_process:
@@ -122,23 +91,6 @@ def _agree(accelerator: Accelerator, decide: Callable[[], Plan]) -> Plan:
     if isinstance(decided[0], Exception):
         raise decided[0]
     return decided[0]
-
-
-def _resumed(hparams: Hyperparameters, found: tuple[Path, State], options: RunOptions, given: set[str], says: bool):
-    """The hyperparameters to go on with: the checkpoint's, but for the flags of this command."""
-    path, state = found
-    if IDENTITY not in state:
-        what = "of the original code" if original.is_original(state) else "no state of a training"
-        raise CheckpointError(f"{path}: {what}, which cannot be continued. Start from its weights: --weights {path}")
-    saved = state[IDENTITY]
-    if options.with_hparams:
-        own = {entry.name for entry in fields(hparams)}
-        kept = {name: value for name, value in saved.items() if name in own and name not in given}
-        hparams = type(hparams)(**{**asdict(hparams), **kept})
-    differences = config_differences(saved, plain(hparams))
-    if says and differences:
-        print("Continuing with other hyperparameters:\n  " + "\n  ".join(differences))
-    return hparams
 
 
 class Run:
@@ -172,21 +124,17 @@ class Run:
         if self.options.tune:
             self._tune(model, loader)
             return True
-        self._describe(model)
         checkpoints = BestAndLast(self.folder, self.options.save_top)
-        if self.is_main:
-            checkpoints.remove_partial_files()
-        resumed_after = self.found[1]["step"] if self.found else None
-        tracker = Tracker(self.folder, resumed_after) if self.is_main else None
         steps_per_epoch = loader.batches_per_epoch
         self.max_steps = steps_per_epoch * self.hparams.epochs if self.hparams.epochs else self.hparams.max_steps
         schedule = self.hparams.rate_schedule(steps_per_epoch)
-        validator = self._validator(model, steps_per_epoch, tracker)
+        validator = self._validator(model, steps_per_epoch)
         validator.plateau = schedule if isinstance(schedule, Plateau) else None
         validator.on_score = checkpoints.note
         optimizer = self.hparams.build_optimizer(model)
         scheduled = ScheduledValues(self.hparams.schedules(), steps_per_epoch, self.max_steps)
         scheduled.set(model, 0)
+        profiler = StepProfiler(self.folder / "profile.out") if self.options.profile and self.is_main else None
         trainer = Trainer(
             model=model,
             optimizer=optimizer,
@@ -202,13 +150,13 @@ class Run:
             clip_norm=self.hparams.grad_clip,
             accumulate=self.accumulate,
             controllers=[model.after_step] if hasattr(model, "after_step") else [],
-            hooks=[(1, profiler_hook(self.folder / "profile.out"))] if self.options.profile else [],
-            tracker=tracker,
+            hooks=[(1, profiler)] if profiler else [],
             log_every=self.options.log_every,
             scalars_of=training_scalars,
             extra_scalars=lambda: {**self._extra_scalars(model, optimizer), **scheduled.numbers(model)},
             extra_state={
                 IDENTITY: plain(self.hparams),
+                CONDITIONS: conditions(self.hparams, self.options, self.accelerator.num_processes),
                 "run": self.record.to_dict(),
                 "best_scores": checkpoints.scores,
                 "validation": validator.state,
@@ -220,6 +168,8 @@ class Run:
         )
         if self.found:
             self._restore(trainer, checkpoints, validator)
+        # Only here, when all of the checkpoint fits: they write over the records of the run.
+        tracker = trainer.tracker = validator.tracker = self._tracker(model, checkpoints)
         if hasattr(model, "prepare_training"):
             model.prepare_training(source, steps_per_epoch, optimizer)
         if not self.found:
@@ -227,7 +177,11 @@ class Run:
         if self.options.compile:
             for part in model.children():
                 part.compile()
-        finished = trainer.run()
+        try:
+            finished = trainer.run()
+        finally:
+            if profiler:
+                profiler.close()
         if tracker:
             tracker.close()
         return finished
@@ -276,7 +230,7 @@ class Run:
     def _recoloured(self, loader: TrainingLoader, first_step: int) -> Iterator[Batch]:
         return map(self.spec.recolour, loader.batches(first_step))
 
-    def _validator(self, model: nn.Module, steps_per_epoch: int, tracker: Tracker | None) -> Validator:
+    def _validator(self, model: nn.Module, steps_per_epoch: int) -> Validator:
         return Validator(
             model=model,
             source=self.spec.open("val", self.options.data_root, masks=self.spec.has_masks),
@@ -286,7 +240,6 @@ class Run:
             steps_per_epoch=steps_per_epoch,
             max_steps=self.max_steps,
             seed=self.seed,
-            tracker=tracker,
             limit=self.options.limit,
             masks_have_background=self.hparams.masks_have_background,
             as_original=self.options.as_original,
@@ -302,8 +255,16 @@ class Run:
         validator.state.update(state["validation"])
         if validator.plateau and "plateau" in state:
             validator.plateau.state.update(state["plateau"])
-        if self.is_main:
-            print(f"Starting from step {trainer.first_step} of {path}")
+
+    def _tracker(self, model: nn.Module, checkpoints: BestAndLast) -> Tracker | None:
+        """Of the main process, which also describes the run."""
+        if not self.is_main:
+            return None
+        checkpoints.remove_partial_files()
+        self._describe(model)
+        if self.found:
+            print(f"Starting from step {self.found[1]['step'] + 1} of {self.found[0]}")
+        return Tracker(self.folder, self.found[1]["step"] if self.found else -1)
 
     def _extra_scalars(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor | float]:
         scalars: dict[str, Any] = {f"lr-{type(optimizer).__name__}": optimizer.param_groups[0]["lr"]}
@@ -315,8 +276,6 @@ class Run:
 
     def _describe(self, model: nn.Module) -> None:
         """Write what the run is, and say it."""
-        if not self.is_main:
-            return
         with replacing(self.folder / folders.HPARAMS) as partial:
             partial.write_text(yaml.safe_dump(plain(self.hparams), sort_keys=False))
         self.record.write(self.folder / "run.json")
@@ -380,9 +339,3 @@ def num_workers(asked: int | str, batch_size: int) -> int:
     if isinstance(asked, int) and asked > 0:
         return asked
     return min(len(os.sched_getaffinity(0)), 4 if batch_size <= 32 else 8)
-
-
-def _precision(options: RunOptions) -> str:
-    if not options.amp:
-        return options.precision
-    return "fp16" if torch.cuda.is_available() else "bf16"

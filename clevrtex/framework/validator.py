@@ -103,7 +103,7 @@ class Validator:
             if self.on_cpu:
                 prediction, batch = prediction.cpu(), {key: value.cpu() for key, value in batch.items()}
             scored.append((number, self._scores(prediction, batch)))
-            if number == 0 and epoch is not None and "mask" in batch:
+            if number == 0 and epoch is not None:
                 options = {"masks_have_background": self.masks_have_background}
                 for name, picture in validation_pictures(prediction, batch, **options).items():
                     self.tracker.picture(epoch, name, picture.permute(1, 2, 0).numpy())

@@ -6,6 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from clevrtex.experiments.effmorl import EffMORL as Experiment
+from clevrtex.framework.commandline import UsageError
+from clevrtex.framework.options import fill
 from clevrtex.models.effmorl import EffMORL
 from clevrtex.original.effmorl import from_original, to_original
 from core.nn.noise import Noise
@@ -70,6 +73,12 @@ def test_curriculum_governs_training_and_its_validation() -> None:
         model.after_step(step, terms)
         assert model.eval().num_refinements(None) == count
     assert effmorl(refinement_curriculum=[[-1, 1]]).eval().num_refinements(None) == 3
+
+
+@pytest.mark.parametrize("wrong", [[3], [(-1, 3, 1)], [(0, -1)], [("0", 1)]])
+def test_what_is_no_curriculum(wrong: list) -> None:
+    with pytest.raises(UsageError, match=r"--refinement_curriculum .*: expected pairs of a step and a number"):
+        fill(Experiment, {"refinement_curriculum": wrong})
 
 
 def test_target_follows_the_size_unless_given() -> None:

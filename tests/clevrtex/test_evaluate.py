@@ -79,7 +79,8 @@ def scores(root: Path, model: nn.Module, data: str = TRAINED_ON, **options):
     ("trained_on", "data"),
     [
         ("clevr-crop-(128,128)", ["clevr"]),
-        ("clevr6-crop-(128,128)-rbg", ["clevr6"]),
+        ("clevr6-crop-(128,128)-rbg", ["clevr6-crop-(128,128)-rbg", "clevr6"]),
+        ("tetrominoes-flip", ["tetrominoes-flip", "tetrominoes"]),
         (TRAINED_ON, [*(f"clevrtex:{name}" for name in ("full", "outd", "camo", "pbg", "vbg", "grassbg")), "clevr"]),
         ("tetrominoes", ["tetrominoes"]),
         ("multi_dsprites:binarized", ["multi_dsprites:binarized"]),

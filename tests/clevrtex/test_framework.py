@@ -4,19 +4,28 @@ import gc
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from torch import Tensor, nn
 
+from clevrtex.experiments.dtisprites import DTISprites
+from clevrtex.experiments.genesisv2 import GenesisV2
+from clevrtex.experiments.iodine import Iodine
+from clevrtex.experiments.monet import MONet
+from clevrtex.experiments.slota import SlotAttention
 from clevrtex.framework import folders
 from clevrtex.framework.checkpoints import BestAndLast, read
 from clevrtex.framework.commandline import UsageError, call, check_type
 from clevrtex.framework.learning_rate_range import range_test
-from clevrtex.framework.options import Hyperparameters, RunOptions, describe, fill, option
+from clevrtex.framework.optim import parse_rate
+from clevrtex.framework.options import Hyperparameters, RunOptions, describe, fill, option, settle_length
+from clevrtex.framework.profiling import StepProfiler
 from clevrtex.framework.scheduled_values import ScheduledValues
 from clevrtex.framework.training import collecting_garbage, num_workers, seed_of
 from clevrtex.framework.validator import at_most
+from core.data.loader import TrainingLoader
 from core.files import occupy
 from core.training.checkpoint import CheckpointError, load
 from core.training.launch import make_accelerator
@@ -36,6 +45,16 @@ def test_a_job_has_the_folder_of_its_number(tmp_path: Path, monkeypatch: pytest.
     folder = folders.fresh_folder(tmp_path, "a/b/c", shared=False)
     assert folder.name == "c__id77-0"
     assert folders.fresh_folder(tmp_path, "a/b/c", shared=False) == folder, "the job was started again"
+    lock = occupy(folder)
+    second = folders.fresh_folder(tmp_path, "a/b/c", shared=False)
+    assert second.name == "c__id77-0_0", "a process works at the first"
+    lock.close()
+    folders.finish(folder, succeeded=True)
+    (second / folders.CHECKPOINTS).mkdir()
+    (second / folders.CHECKPOINTS / folders.LAST).write_bytes(b"")
+    third = folders.fresh_folder(tmp_path, "a/b/c", shared=False)
+    assert third.name == "c__id77-0_1", "the first has ended, the second has saved"
+    assert folders.runs_of(tmp_path, "a/b/c") == [folder, second, third]
 
 
 def test_only_an_unfinished_run_with_the_same_flags_goes_on(tmp_path: Path):
@@ -83,8 +102,14 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path: Path):
     with pytest.warns(UserWarning, match=r"last\.ckpt: not a readable checkpoint"):
         path, state = read(last)
     assert (path.name, state["step"]) == ("best.ckpt", 3)
+    path.write_bytes(content[:50])
+    with (
+        pytest.warns(UserWarning, match="Continuing from"),
+        pytest.raises(CheckpointError, match=r"best\.ckpt.* Start anew with --resume False"),
+    ):
+        read(last)
     path.unlink()
-    with pytest.raises(CheckpointError, match=r"last\.ckpt"):
+    with pytest.raises(CheckpointError, match=r"last\.ckpt: .* Start anew with --resume False"):
         read(last)
 
 
@@ -94,7 +119,7 @@ class Example(Hyperparameters):
 
     name = "example"
     batch_size: int = option(7)
-    width: float = option(2.5, "how wide")
+    width: float = option(2.5, "how wide", above=0)
 
 
 def test_flags_get_their_types_defaults_and_help():
@@ -142,6 +167,54 @@ def test_types_of_flags():
             check_type("x", value, annotation)
 
 
+@pytest.mark.parametrize(
+    ("group", "flag", "wrong", "expected", "right"),
+    [
+        (Example, "batch_size", -8, "at least 1", 1),  # inherited with another default
+        (Example, "width", 0, "more than 0", 0.1),
+        (Example, "max_steps", 0, "at least 1", 1),
+        (RunOptions, "acc", -1, "at least 1", 1),
+        (RunOptions, "save_top", 0, "at least 1", 2),
+        (RunOptions, "checkpoint_every", 0, "at least 1", 1),
+        (RunOptions, "log_every", 0, "at least 1", 1),
+        (RunOptions, "limit", 0, "more than 0", 0.5),
+        (RunOptions, "limit", float("nan"), "more than 0", None),
+        (Iodine, "K", 1, "at least 2", 2),
+        (Iodine, "inference_iters", 0, "at least 1", 1),
+        (Iodine, "std", 0, "more than 0", 0.1),
+        (GenesisV2, "slots", 1, "at least 2", 2),
+        (SlotAttention, "slots", 0, "at least 1", 1),
+        (SlotAttention, "width", 0, "at least 1", 1),
+        (MONet, "n_slots", 0, "at least 1", 1),
+    ],
+)
+def test_ranges_of_flags(group: type, flag: str, wrong: float, expected: str, right: float | None):
+    with pytest.raises(UsageError, match=f"--{flag} {wrong}.*: expected {expected}"):
+        fill(group, {flag: wrong})
+    assert getattr(fill(group, {flag: right}), flag) == right
+
+
+@pytest.mark.parametrize("text", ["decay(10,0)", "decay(-1,10)", "decay(10,100,-0.5)", "warm(-2)"])
+def test_rates_that_are_out_of_range(text: str):
+    with pytest.raises(ValueError, match=r"--lr '(decay|warm).*: expected decay\(WARMUP,HALF_LIFE\[,RATE\]\)"):
+        parse_rate(text)
+
+
+@pytest.mark.parametrize("batch_size", [0, -8])
+def test_there_are_no_empty_batches(batch_size: int):
+    with pytest.raises(ValueError, match=f"batches of {batch_size} samples: expected at least 1"):
+        TrainingLoader(Numbers(), batch_size, seed=0, device=torch.device("cpu"))
+
+
+def test_steps_take_the_place_of_epochs():
+    assert fill(DTISprites, settle_length({"slots": 3})).epochs == 450
+    given = settle_length({"max_steps": 7, "slots": 3})
+    assert (fill(DTISprites, given).epochs, fill(DTISprites, given).max_steps) == (None, 7)
+    assert settle_length({"max_steps": 7, "epochs": None})["epochs"] is None
+    with pytest.raises(UsageError, match="--max_steps 7 and --epochs 3: give one of them"):
+        settle_length({"max_steps": 7, "epochs": 3})
+
+
 def test_scheduled_values_are_set_before_their_batches():
     model = nn.Linear(1, 1)
     model.sigma, model.kind = 0.0, ""
@@ -182,6 +255,16 @@ def test_seeds_and_workers():
     assert 1 <= num_workers(-1, 32) <= 4
 
 
+class Numbers:
+    """Ten samples."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def read(self, indices: np.ndarray) -> dict[str, Tensor]:
+        return {"number": torch.from_numpy(indices)}
+
+
 class Bowl(nn.Module):
     """Whose loss is the squared distance from a point."""
 
@@ -197,3 +280,36 @@ def test_range_test_suggests_a_rate_at_which_the_loss_falls():
     suggestion, table = range_test(Bowl(), "sgd", iter([{}] * 200), make_accelerator(), None)
     assert 1e-3 < suggestion < 0.9
     assert len(table.splitlines()) > 10
+
+
+class NoisyBowl(Bowl):
+    """Whose batches add to the loss."""
+
+    def loss(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        return {"loss": super().loss(batch, step)["loss"] + batch["more"]}
+
+
+def test_range_test_is_not_led_by_single_batches():
+    batches = [{"more": torch.tensor(100.0 if step == 0 else 0.0)} for step in range(200)]
+    suggestion, _ = range_test(NoisyBowl(), "sgd", iter(batches), make_accelerator(), None)
+    assert 1e-3 < suggestion < 0.9, "the means fall most where the first batch is forgotten"
+
+
+def test_range_test_without_descent():
+    batches = [{"more": torch.tensor(100.0 * step)} for step in range(200)]
+    with pytest.raises(ValueError, match=r"--tune: the loss falls at no rate"):
+        range_test(NoisyBowl(), "sgd", iter(batches), make_accelerator(), None)
+
+
+@pytest.mark.parametrize("steps", [3, 8, 16])
+def test_profile_of_a_training_that_may_end_early(tmp_path: Path, capsys: pytest.CaptureFixture, steps: int):
+    profiler = StepProfiler(tmp_path / "profile.out")
+    for step in range(steps):
+        torch.ones(3).exp()
+        profiler(step, {})
+    profiler.close()
+    assert ("nothing is profiled before step 6 of a run, and this one had 3" in capsys.readouterr().out) == (steps == 3)
+    if steps > 3:
+        assert f"{min(steps - 5, 10)}  " in next(
+            line for line in (tmp_path / "profile.out").read_text().splitlines() if "aten::exp" in line
+        )

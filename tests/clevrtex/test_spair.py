@@ -298,6 +298,21 @@ def test_variants_have_folders_of_their_own() -> None:
         fill(Experiment, {"arch": "complex"})
     with pytest.raises(UsageError, match="--pres_kl"):
         fill(Experiment, {"pres_kl": "none"})
+
+
+@pytest.mark.parametrize(
+    ("flag", "text", "message"),
+    [
+        ("std", "set(a)", "expected a schedule of numbers"),
+        ("std", "to(0:1:2)", "expected a number above 0 to begin with, found None"),
+        ("std", "lin(5,0,1)", "expected a number above 0 to begin with, found 0"),
+        ("temp", "switch(5:1:set(b))", "expected a schedule of numbers"),
+        ("prior", "lin(5)", "expected lin"),
+    ],
+)
+def test_schedules_that_are_not_of_numbers(flag: str, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=f"--{flag}.*{message}"):
+        fill(Experiment, {flag: text})
     assert fill(Experiment, {"mask": True}).schedules()["mask"] == "1"
     assert "mask" not in fill(Experiment, {}).schedules()
 
