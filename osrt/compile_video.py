@@ -36,7 +36,10 @@ def parse_arguments(words: Sequence[str]) -> Namespace:
     parser.add_argument("--noframes", action="store_true", help="with --plot: take the frames that are drawn already")
     what = "write the video as a gif, too, which shows every second frame"
     parser.add_argument("--gif", action="store_true", help=what)
-    return parser.parse(words)
+    arguments = parser.parse(words)
+    if arguments.noframes and not arguments.plot:
+        parser.error("--noframes: say --plot, too; without it there are no frames to draw")
+    return arguments
 
 
 def write_plot_video(folder: Path, limit: int | None = None, *, draw: bool = True, gif: bool = False) -> Path:

@@ -1,19 +1,19 @@
 """Configurations of runs: one YAML file per run, with the keys of OSRT's published ones, in the folder of the run."""
 
-import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 import yaml
 
 from core.spelling import nearest
+from osrt.options import complaint
 
 DATASETS = ("clevr3d", "obsurf_msn", "osrt", "msn", "nmr")
 """`osrt` is MultiShapeNet with masks, `msn` the same without."""
 MODES = ("maximize", "minimize")
-AT_LEAST_ONE = ("num_points", "batch_size", "max_it", "decay_it")
+AT_LEAST_ONE = ("num_points", "batch_size", "max_it", "decay_it", "num_coarse_samples")
 
 
 class ConfigError(ValueError):
@@ -91,8 +91,13 @@ class Config:
         return {**asdict(self.model), "render_kwargs": rendering}
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The configuration in the file `path`, with `overrides` such as `data.num_points=512`. Raises ConfigError."""
+def load_config(
+    path: str | Path, overrides: Sequence[str] = (), trained: Mapping[str, Mapping[str, Any]] | None = None
+) -> Config:
+    """The configuration in the file `path`, with `overrides` such as `data.num_points=512`. Raises ConfigError.
+
+    trained: the sections that a checkpoint was trained with. They stand for the file's, but for the place of the data.
+    """
     path = Path(path)
     try:
         values = yaml.safe_load(path.read_text())
@@ -103,11 +108,20 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{path}: cannot be read as YAML ({error})") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected the sections {', '.join(_names(Config))}, found {values!r}")
+    if trained is not None:
+        values = {name: dict(section) for name, section in trained.items()} | {"data": _placed(values, trained)}
     for word in overrides:
         _override(values, word)
     config = _parse(Config, values, "", str(path))
     _check(config, str(path))
     return config
+
+
+def _placed(values: Mapping[str, Any], trained: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The data that were trained on, where `values` say that they lie, if they do."""
+    given = values.get("data")
+    place = given.get("path") if isinstance(given, Mapping) else None
+    return dict(trained["data"]) | ({} if place is None else {"path": place})
 
 
 def _override(values: dict[str, Any], word: str) -> None:
@@ -151,11 +165,10 @@ def _parse(section: type, values: Any, where: str, source: str) -> Any:
         value = _number(values[entry.name]) if hint is float else values[entry.name]
         if is_dataclass(hint):
             parsed[entry.name] = _parse(hint, value, name, source)
-        elif _fits(value, hint):
-            parsed[entry.name] = value
+        elif wrong := complaint(value, hint):
+            raise ConfigError(f"{source}: {name} {wrong}")
         else:
-            wanted = hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)
-            raise ConfigError(f"{source}: {name} is {value!r}, expected {wanted.replace('NoneType', 'None')}")
+            parsed[entry.name] = value
     return section(**parsed)
 
 
@@ -165,14 +178,6 @@ def _number(value: Any) -> Any:
         return float(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else value
     except ValueError:
         return value
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    if get_origin(hint) in (Union, types.UnionType):
-        return any(_fits(value, choice) for choice in get_args(hint))
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, get_origin(hint) or hint)
 
 
 def _check(config: Config, source: str) -> None:
@@ -186,7 +191,7 @@ def _check(config: Config, source: str) -> None:
             raise ConfigError(f"{source}: {name} {value!r} is not one of {', '.join(known)}{nearest(value, known)}")
     for section in ("data", "training"):
         for name, value in asdict(getattr(config, section)).items():
-            if name in AT_LEAST_ONE and value < 1:
+            if name in AT_LEAST_ONE and value is not None and value < 1:
                 raise ConfigError(f"{source}: {section}.{name} is {value}, expected at least 1")
     if not training.peak_lr > 0:
         raise ConfigError(f"{source}: training.peak_lr is {training.peak_lr}, expected more than 0")

@@ -12,14 +12,17 @@ from core.data.nmr import NMR
 from core.data.obsurf import ObSuRF
 from core.spelling import nearest
 from osrt.config import ConfigError, DataConfig
+from osrt.options import complaint
 
 Source = ObSuRF | MSN | NMR
-ARGUMENTS = {
-    "clevr3d": ("downsample", "max_objects", "canonical_view"),
-    "obsurf_msn": ("downsample", "max_objects", "canonical_view"),
-    "osrt": ("shuffle",),
-    "msn": ("shuffle",),
-    "nmr": (),
+OF_OBSURF = {"downsample": int | None, "max_objects": int, "canonical_view": bool}
+OF_MSN = {"shuffle": int | bool | None}
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "clevr3d": OF_OBSURF,
+    "obsurf_msn": OF_OBSURF,
+    "osrt": OF_MSN,
+    "msn": OF_MSN,
+    "nmr": {},
 }
 """What `data.kwargs` may hold, by data set."""
 READERS = {"clevr3d": ObSuRF, "obsurf_msn": ObSuRF, "osrt": MSN, "msn": MSN, "nmr": NMR}
@@ -34,22 +37,29 @@ PUBLISHED_SIZES = {
 
 
 def open_split(data: DataConfig, split: str, *, full_scale: bool = False, max_len: int | None = None) -> Source:
-    """A split (train, val, test) of the configured data set. Raises DataError, ConfigError for unknown `data.kwargs`.
+    """A split (train, val, test) of the configured data set. Raises DataError, ConfigError for wrong `data.kwargs`.
 
     full_scale: targets are all pixels of the target views in place of `data.num_points` drawn ones.
     max_len: at most so many samples.
     """
-    known = ARGUMENTS[data.dataset]
-    for name in data.kwargs:
-        if name not in known:
-            has = f"has {', '.join(known)}" if known else "has none"
-            raise ConfigError(f"data.kwargs.{name}: {data.dataset} {has}{nearest(name, known)}")
+    check_arguments(data)
     options: dict[str, Any] = {"num_points": data.num_points, "full_scale": full_scale, "max_len": max_len}
     if data.dataset in ("clevr3d", "obsurf_msn"):
         return ObSuRF(data.folder, split, data.dataset, **options, **data.kwargs)
     if data.dataset == "nmr":
         return NMR(data.folder, split, **options)
     return MSN(data.folder, split, masks=data.dataset == "osrt", **options)
+
+
+def check_arguments(data: DataConfig) -> None:
+    """Raises ConfigError for `data.kwargs` that the data set has not, and for values that they cannot have."""
+    known = ARGUMENTS[data.dataset]
+    for name, value in data.kwargs.items():
+        if name not in known:
+            has = f"has {', '.join(known)}" if known else "has none"
+            raise ConfigError(f"data.kwargs.{name}: {data.dataset} {has}{nearest(name, known)}")
+        if wrong := complaint(value, known[name], least=0):
+            raise ConfigError(f"data.kwargs.{name} {wrong}")
 
 
 def inputs_of(source: Source) -> dict[str, Any]:
@@ -62,7 +72,8 @@ def inputs_of(source: Source) -> dict[str, Any]:
 
 
 def published_inputs(data: DataConfig) -> dict[str, Any]:
-    """What `inputs_of` says of the published data, without opening any."""
+    """What `inputs_of` says of the published data, without opening any. Raises ConfigError."""
+    check_arguments(data)
     height, width = PUBLISHED_SIZES[data.dataset]
     stride = 2 ** (data.kwargs.get("downsample") or 0)
     number = NUM_INPUTS if data.dataset in ("osrt", "msn") else 1

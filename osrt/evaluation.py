@@ -49,8 +49,9 @@ class SceneScores:
 
 
 def score_scenes(model: LightField, batch: Batch, chunk: int) -> dict[str, Float64[Tensor, "B"]]:
-    """Scores of a batch of `cast_rays`, `chunk` rays of every scene at a time."""
+    """Scores of a batch of `cast_rays`, `chunk` rays of every scene at a time, or fewer where the decoder is large."""
     prepared = model.prepare(model.encode(batch["input_images"], batch["input_camera_pos"], batch["input_rays"]))
+    chunk = min(chunk, model.rays_together(prepared, batch["target_rays"].device))
     scores = SceneScores()
     for start in range(0, batch["target_pixels"].shape[1], chunk):
         part = slice(start, start + chunk)
@@ -65,7 +66,7 @@ class Evaluator:
     """Scores `model` on the samples of `source`, its batches dealt out to the processes.
 
     Which rays they have is the source's matter (`core.data.cameras.FixedDraws`), so scores of different times compare.
-    chunk: rays of a scene that go through the decoder at a time.
+    chunk: at most so many rays of a scene go through the decoder at a time.
     """
 
     model: LightField

@@ -58,7 +58,7 @@ class Monitor:
             few = {name: batch[name][:, :1] for name in ("target_pixels", "target_points")}
             batch = cast_rays(to_device(batch | few, self.evaluator.accelerator.device))
             with self.evaluator.accelerator.autocast():
-                picture = visualise(self.model, batch, self.evaluator.chunk, source.render_range[1])
+                picture = visualise(self.model, batch, source.render_range[1])
             self.tracker.flush()  # Weights & Biases takes nothing that is older than this
             path = self.folder / f"renders-{'train' if split == 'train' else 'val'}.png"
             save_png(path, picture)

@@ -4,8 +4,10 @@
 
 Writes render/<name>/<sceneid>/ beside the configuration: input_<view>.png, one picture per frame in renders/,
 segmentations/ and depths/ (as far as the decoder gives them), and video.mp4, made of the plots in frames/. The same
-command continues an interrupted rendering; other weights or settings begin anew. Takes checkpoints of the original
-code, too. Exit codes: 0 done, 1 error, 2 misuse, 75 stopped by a signal, 130 interrupted.
+command continues an interrupted rendering; other weights or settings begin anew. Model and data set are those that the
+checkpoint was trained with, whatever the configuration says since; --set changes them. Checkpoints of the original
+code do not say them: there the configuration counts. Exit codes: 0 done, 1 error, 2 misuse, 75 stopped by a signal, 130
+interrupted.
 """
 
 import argparse
@@ -38,7 +40,7 @@ def parse_arguments(words: Sequence[str]) -> Namespace:
     add("--train", action="store_true", help="scenes of the training split (default: validation)")
     add("--name", metavar="NAME", help="of the folder below render/ (default: the motion)")
     add("--it", type=natural, metavar="N", help="checkpoint model_<N>.pt in place of model.pt")
-    what = "further arguments of a decoder that samples volumes, as in '{\"max_dist\": 20}'; the data set's own win"
+    what = "further arguments of a decoder that samples volumes, as in '{\"num_coarse_samples\": 64}'"
     add("--render_kwargs", type=json_object, default={}, metavar="JSON", help=what)
     add("--novideo", action="store_true", help="pictures only")
     add("--gif", action="store_true", help="write the video as a gif, too")
@@ -67,7 +69,7 @@ def json_object(text: str) -> dict[str, Any]:
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"expected JSON, found {text!r} ({error})") from None
     if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f'expected a JSON object such as {{"max_dist": 20}}, found {text!r}')
+        raise argparse.ArgumentTypeError(f'expected a JSON object such as {{"num_coarse_samples": 64}}, found {text!r}')
     return value
 
 
@@ -85,32 +87,39 @@ def render(arguments: Namespace) -> int:
     from core.training.checkpoint import CheckpointError, load, load_weights
     from core.training.signals import STOPPED_EXIT_CODE
     from osrt.camera_paths import motion_named
-    from osrt.checkpoints import LAST
+    from osrt.checkpoints import LAST, config_of
     from osrt.compile_video import write_plot_video
     from osrt.config import load_config
     from osrt.data import open_split
     from osrt.models import build_model
     from osrt.models.light_field import check_options
     from osrt.original import weights_of
-    from osrt.rendering import Renderer, RenderFolder, Shot, read_scene
+    from osrt.rendering import Renderer, RenderFolder, Shot, differences_in_rendering, read_scene
 
     motion_named(arguments.motion)
     try:
         check_options(arguments.render_kwargs)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"--render_kwargs: {error}") from error
     config = load_config(arguments.config, arguments.set)
     run_folder = arguments.config.parent
+    weight = run_folder / (LAST if arguments.it is None else f"model_{arguments.it}.pt")
+    if not weight.is_file():
+        raise CheckpointError(f"{weight}: no such checkpoint. Train first: python osrt/train.py {arguments.config}")
+    state = load(weight)
+    if trained := config_of(state, weight):
+        written, config = config, load_config(arguments.config, arguments.set, trained)
+        if differences := differences_in_rendering(written, config):
+            print(f"{weight}: rendering as it was trained, not as configured:\n  " + "\n  ".join(differences))
     split = "train" if arguments.train else "val"
     source = open_split(config.data, split)
     model_arguments = config.model_arguments(source.render_range)
     distances = dict(zip(("min_dist", "max_dist"), source.render_range))
     model_arguments["render_kwargs"] |= arguments.render_kwargs | distances
+    for name in distances.keys() & arguments.render_kwargs.keys():
+        print(f"--render_kwargs: {name} has no effect, the data set has its own: {distances[name]}", file=sys.stderr)
     model = build_model(**model_arguments)
-    weight = run_folder / (LAST if arguments.it is None else f"model_{arguments.it}.pt")
-    if not weight.is_file():
-        raise CheckpointError(f"{weight}: no such checkpoint. Train first: python osrt/train.py {arguments.config}")
-    load_weights(model, weights_of(load(weight), weight), weight)
+    load_weights(model, weights_of(state, weight), weight)
     device = torch.device("cuda" if torch.cuda.is_available() and not arguments.no_cuda else "cpu")
     size = (arguments.height, arguments.width)
     shot = Shot(arguments.motion, arguments.num_frames, *size, arguments.fade, arguments.as_original)

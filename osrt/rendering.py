@@ -20,9 +20,11 @@ from core.data.loader import Batch, to_device
 from core.data.msn import MSN, interleaved_order
 from core.files import occupy
 from core.provenance import FILE, Provenance, read_provenance, write_provenance
+from core.training.checkpoint import config_differences
 from core.training.signals import StopSignals
 from core.viz.palette import segmentation_picture, truncated_bytes
 from osrt.camera_paths import CameraPath
+from osrt.config import Config
 from osrt.data import Source
 from osrt.models.decoder import Rendered
 from osrt.models.light_field import LightField
@@ -58,6 +60,15 @@ class Shot:
 
 Pictures = dict[str, UInt8[np.ndarray, "*size"]]
 """By kind: colours, depths, and colours of slots."""
+
+
+def differences_in_rendering(written: Config, trained: Config) -> list[str]:
+    """Lines `key: written -> trained` for what decides which pictures a model sees and makes."""
+    decisive = []
+    for config in (written, trained):
+        rendering = config.model_arguments((0.0, 0.0))
+        decisive.append({"data": {"dataset": config.data.dataset, "kwargs": config.data.kwargs}, "model": rendering})
+    return config_differences(*decisive)
 
 
 def read_scene(source: Source, number: int, seed: int) -> Batch:
@@ -111,7 +122,8 @@ class RenderFolder:
         old = [path for kind in (*KINDS, "frames") for path in (self.folder / kind).glob("*.png")]
         if old:
             print(f"{self.folder}: rendering anew, since the frames there differ:\n  " + "\n  ".join(reasons))
-        for path in [*old, *self.folder.glob("input_*.png")]:
+        made_of_them = [path for name in ("input_*.png", "video.*", "video-*.*") for path in self.folder.glob(name)]
+        for path in [*old, *made_of_them]:
             path.unlink()
 
     def missing(self, num_frames: int) -> list[int]:

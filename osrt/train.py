@@ -76,12 +76,13 @@ def train(arguments: Namespace) -> int:
 
 
 def main(words: Sequence[str]) -> int:
-    """Train as the command line says; the exit code."""
+    """Train as the command line says; the exit code, 128 + the signal's number if one killed a process."""
     arguments = parse_arguments(words)
     if arguments.processes > 1 and "RANK" not in os.environ:
         from core.training.launch import launch_processes
 
-        return launch_processes(arguments.processes, [sys.argv[0], *words])
+        code = launch_processes(arguments.processes, [sys.argv[0], *words])
+        return code if code >= 0 else 128 - code
     return exit_code_of(lambda: train(arguments))
 
 

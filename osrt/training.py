@@ -4,6 +4,7 @@ import importlib.util
 import secrets
 import sys
 import time
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -25,7 +26,7 @@ from core.training.schedules import warmup_then_exponential
 from core.training.tracking import Tracker
 from core.training.trainer import Terms, Trainer, under_train
 from osrt import original
-from osrt.checkpoints import LAST, RunFiles
+from osrt.checkpoints import LAST, RunFiles, config_of, iterations_of
 from osrt.config import Config, ConfigError
 from osrt.data import Source, inputs_of, open_split, training_batches, training_loader
 from osrt.evaluation import Evaluator
@@ -41,9 +42,17 @@ FREE = {
     "training": (
         *("num_workers", "max_it", "print_every", "checkpoint_every", "validate_every", "visualize_every"),
         *("backup_every", "model_selection_metric", "model_selection_mode"),
+        *("peak_lr", "lr_warmup", "decay_it"),
     ),
 }
-"""Keys that do not decide what is learnt: they may change when a run is continued."""
+"""Keys that may change when a run is continued: those that do not decide what is learnt, and the learning rate."""
+
+
+REMEDY = (
+    "The same command with a lower training.peak_lr or a longer training.lr_warmup (--set) continues from "
+    "model.pt. To go back further, copy a model_<N>.pt over it. Gradients are never clipped"
+)
+"""For a loss that is not finite."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +86,11 @@ def train(config: Config, folder: Path, options: Options) -> bool:
     lock = None
     if accelerator.is_main_process and (lock := occupy(folder)) is None:
         raise CheckpointError(f"{folder}: another process is training there. Wait, or copy config.yaml elsewhere")
-    finished = Run(config, folder, options, accelerator).run()
+    run = Run(config, folder, options, accelerator)
+    finished = run.run()
     if accelerator.is_main_process:
-        print(f"{'finished' if finished else 'stopped'}; the weights are in {folder / LAST}")
+        where = f"the weights are in {run.weights}" if run.weights else "nothing was trained, there are no weights"
+        print(f"{'finished' if finished else 'stopped'}; {where}")
         lock.close()
     end_processes(accelerator)
     return finished
@@ -100,6 +111,8 @@ class Run:
         self.rate_factor = warmup_then_exponential(config.training.lr_warmup, config.training.decay_it, DECAY_RATE)
         self.kept: State = {"config": config.to_dict(), "best": None, "best_it": None}
         """What goes into checkpoints beside the trainer's state."""
+        self.weights: Path | None = None
+        """The file that holds them."""
         self.seconds_before, self.began = 0.0, time.perf_counter()
         self.terms: Terms = {}
 
@@ -109,10 +122,18 @@ class Run:
         self.seed = self._seed(found)
         torch.manual_seed(self.seed)
         self.sources = self._open()
-        training, evaluation = self.sources["train"], self.sources[self.split]
-        model = self._model(training)
-        loader = self._loader(training)
+        samples = {"split": self.split, "count": len(self.sources[self.split]), "full_scale": self.options.full_scale}
+        self.kept["evaluated_on"] = samples
+        model = self._model(self.sources["train"])
+        loader = self._loader(self.sources["train"])
         tracker = self._tracker(found) if self.is_main else None
+        with closing(tracker) if tracker else nullcontext():
+            return self._run(found, model, loader, tracker)
+
+    def _run(
+        self, found: tuple[Path, State] | None, model: LightField, loader: TrainingLoader, tracker: Tracker | None
+    ) -> bool:
+        evaluation = self.sources[self.split]
         evaluator = Evaluator(
             model=model,
             source=FixedDraws(evaluation, evaluation.draw, derive_seed(self.seed, 2)),
@@ -125,11 +146,12 @@ class Run:
         if found:
             self._resume(trainer, *found)
         self.title = self._process_title(trainer.first_step) if self.is_main and self.options.rtpt else None
-        self._begin(trainer.first_step)
-        finished = trainer.first_step >= self.max_it or trainer.run()
-        if tracker:
-            tracker.close()
-        return finished
+        self._begin(trainer)
+        if trainer.first_step >= self.max_it:
+            self.weights = found[0] if found else None
+            return True
+        self.weights = self.folder / LAST
+        return trainer.run()
 
     def _checkpoint(self) -> tuple[Path, State] | None:
         if self.is_main:
@@ -142,10 +164,11 @@ class Run:
     def _seed(self, found: tuple[Path, State] | None) -> int:
         """Of the run. Raises CheckpointError if the checkpoint is of a run that learns something else."""
         asked = self.options.seed or 0
-        if not found or "config" not in found[1]:
+        saved, wanted = config_of(found[1], found[0]) if found else None, self.config.to_dict()
+        if not found or saved is None:
             return asked
         path, state = found
-        saved, wanted = {**state["config"]}, self.config.to_dict()
+        changes = config_differences(saved, wanted)
         for section, names in FREE.items():
             for values in (saved, wanted):
                 values[section] = {key: value for key, value in values[section].items() if key not in names}
@@ -156,6 +179,8 @@ class Run:
                 f"{path}: of a run with another configuration:\n  " + "\n  ".join(differences) + "\nUndo the change "
                 "to continue it, or copy config.yaml to another folder to start another run"
             )
+        if changes:
+            self._say("changed since then:\n  " + "\n  ".join(changes))
         return state["seed"]
 
     def _open(self) -> dict[str, Source]:
@@ -212,10 +237,10 @@ class Run:
     def _tracker(self, found: tuple[Path, State] | None) -> Tracker:
         """Of the main process, which also describes the run."""
         self.record.write(self.folder / "run.json")
-        resumed_after, run_id = None, None
-        if found:
-            resumed_after = found[1].get("step", found[1].get("it"))
-            run_id = found[1].get("run_id")
+        resumed_after = None
+        if found and (done := iterations_of(found[1])) < self.max_it:
+            resumed_after = done - 1  # where nothing is trained the log of later steps stays
+        run_id = found[1].get("run_id") if found else None
         self.kept["run_id"] = run_id or (secrets.token_hex(4) if self.options.wandb else None)
         settings = None
         if self.options.wandb:
@@ -252,6 +277,7 @@ class Run:
             scalars_of=self._noted,
             extra_scalars=lambda: {"train/t": self._seconds()},
             extra_state=self.kept,
+            remedy=REMEDY,
             show_progress=sys.stderr.isatty(),
             validate=self._validate if settings.validate_every > 0 else None,
             validate_every=settings.validate_every,
@@ -288,23 +314,27 @@ class Run:
         self._say(f"{trainer.first_step} iterations done; best {metric} so far: {best}")
 
     def _selects_alike(self, state: State) -> bool:
-        """Whether a checkpoint's best value is one of the metric that this run selects by."""
+        """Whether a checkpoint's best value is one of the metric that this run selects by, on the same samples."""
         if "config" not in state:
             return True
         before, here = state["config"]["training"], self.config.to_dict()["training"]
-        return all(before[key] == here[key] for key in ("model_selection_metric", "model_selection_mode"))
+        same_metric = all(before[key] == here[key] for key in ("model_selection_metric", "model_selection_mode"))
+        return same_metric and state.get("evaluated_on", self.kept["evaluated_on"]) == self.kept["evaluated_on"]
 
-    def _begin(self, first_step: int) -> None:
+    def _begin(self, trainer: Trainer) -> None:
         """Say what is trained, and do what comes before the first step."""
+        first_step = trainer.first_step
         self._say(parameter_counts(self.model))
         if self.options.print_model:
             self._say(f"{self.model}\n{parameter_table(self.model)}")
         if first_step >= self.max_it:
             self._say(f"the run has all {self.max_it} iterations")
         if self.options.evaluate_now:
-            self.monitor.evaluate(first_step)
-        elif first_step == 0 and self.config.training.validate_every > 0:
-            self._metric(self.monitor.evaluator.score(num_batches=1))
+            scores = self.monitor.evaluate(first_step)
+            if first_step < self.max_it and self._is_best(scores, first_step):
+                trainer.save(first_step - 1)
+        elif first_step < self.max_it and self.config.training.validate_every > 0:
+            self._metric(self.monitor.evaluator.score(num_batches=1))  # whether it exists is known before any step
         if self.options.visualise_now and self.is_main:
             self.monitor.draw(first_step)
 
@@ -325,12 +355,18 @@ class Run:
 
     def _validate(self, step: int) -> bool:
         """Evaluate after `step`, and see whether the model is the best so far; never ends the training."""
-        value = self._metric(self.monitor.evaluate(step + 1))
-        if is_better(value, self.kept["best"], self.config.training.model_selection_mode):
-            self.kept |= {"best": value, "best_it": step + 1}
-            self.files.note_best()
-            self._say(f"New best model ({self.config.training.model_selection_metric} {value:.6f})")
+        self._is_best(self.monitor.evaluate(step + 1), step + 1)
         return False
+
+    def _is_best(self, scores: dict[str, float], iterations: int) -> bool:
+        """Whether the model is the best so far; if so, the state that is saved next is, too."""
+        value = self._metric(scores)
+        if not is_better(value, self.kept["best"], self.config.training.model_selection_mode):
+            return False
+        self.kept |= {"best": value, "best_it": iterations}
+        self.files.note_best()
+        self._say(f"New best model ({self.config.training.model_selection_metric} {value:.6f})")
+        return True
 
     def _metric(self, scores: dict[str, float]) -> float:
         """The score that selects the best model. Raises ConfigError if there is none of that name."""

@@ -9,7 +9,7 @@ from jaxtyping import Float, Integer, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from core.data.cameras import rotate_about_z
+from core.data.cameras import rotate_about_z, transform_points
 from core.data.loader import Batch
 from core.metrics.segmentation import foreground_ari, hard_labels
 from core.viz.palette import checkerboard, segmentation_picture, truncated_bytes
@@ -69,17 +69,17 @@ def on_checkerboard(
 
 @torch.no_grad()
 def visualise(
-    model: LightField, batch: Batch, chunk: int, max_dist: float, num_angles: int = NUM_ANGLES
+    model: LightField, batch: Batch, max_dist: float, num_angles: int = NUM_ANGLES
 ) -> UInt8[np.ndarray, "H W 3"]:
     """What the model makes of the scenes of a batch of `cast_rays`, one row each.
 
     Input views, the true segmentation of the first one, then renders, depths and segmentations, as far as there are
-    any, from the camera of the first view, turned about z in equal steps. The label of a row is the FG-ARI of the
-    first of them, in percent. chunk: rays that go through the decoder at a time; max_dist: depth that is white.
+    any, from the camera of the first view, turned about the world's z in equal steps. The label of a row is the FG-ARI
+    of the first of them, in percent. max_dist: depth that is white.
     """
     was_training = model.training
     model.eval()
-    latents = model.encode(batch["input_images"], batch["input_camera_pos"], batch["input_rays"])
+    prepared = model.prepare(model.encode(batch["input_images"], batch["input_camera_pos"], batch["input_rays"]))
     grid = Grid()
     views = batch["input_images"].unbind(1)
     for number, view in enumerate(views, start=1):
@@ -91,7 +91,7 @@ def visualise(
     for number in range(num_angles):
         angle = 2 * math.pi * number / num_angles
         degrees = f"{round(math.degrees(angle))}{DEGREES}"
-        rendered = model.render(latents, rotate_about_z(position, angle), rotate_about_z(rays, angle), chunk)
+        rendered = model.render(prepared, *turned(position, rays, angle, batch.get("transform")))
         grid.add(f"render {degrees}", as_pictures(rendered.pixels))
         if rendered.depths is not None:
             depths = (rendered.depths / max_dist).clamp(0, 1)
@@ -105,6 +105,25 @@ def visualise(
                 grid.labels = row_labels(masks, labels)
     model.train(was_training)
     return grid.draw()
+
+
+def turned(
+    position: Float[Tensor, "B 3"],
+    rays: Float[Tensor, "B H W 3"],
+    angle: float,
+    transforms: Float[Tensor, "B 4 4"] | None = None,
+) -> tuple[Float[Tensor, "B 3"], Float[Tensor, "B H W 3"]]:
+    """Cameras after a turn about the world's z axis; `transforms` take the world to the coordinates of each scene."""
+    if transforms is None:
+        return rotate_about_z(position, angle), rotate_about_z(rays, angle)
+    moved = []
+    for transform, place, directions in zip(transforms.double(), position, rays):
+        back = transform.inverse()
+        place = rotate_about_z(transform_points(back, place), angle)
+        directions = rotate_about_z(transform_points(back, directions, translate=False), angle)
+        moved.append((transform_points(transform, place), transform_points(transform, directions, translate=False)))
+    places, views = zip(*moved)
+    return torch.stack(places), torch.stack(views)
 
 
 def row_labels(masks: Integer[Tensor, "B H W"], labels: Integer[Tensor, "B H W"]) -> list[str]:

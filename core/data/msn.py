@@ -26,7 +26,7 @@ from core.data.cameras import (
     transform_cameras,
     world_to_camera_by_rays,
 )
-from core.data.errors import DataError
+from core.data.errors import DataError, MissingSplit
 from core.data.loader import Batch
 from core.data.tfrecord import Feature, parse_example, read_record, record_index
 
@@ -93,7 +93,7 @@ class MSN:
                     f"{SOURCE}"
                 )
         if not len(self._index):
-            raise DataError(f"{self.path}: the {split} split holds no scene. {SOURCE}")
+            raise MissingSplit(f"{self.path}: the {split} split holds no scene. {SOURCE}")
         self._length = min(len(self._index), SPLITS[split], len(self._index) if max_len is None else max_len)
         self.image_size: tuple[int, int] = tuple(self._read_scene(*self._index[0].tolist())["images"].shape[1:3])
         self.num_targets = (NUM_VIEWS - NUM_INPUTS) * self.image_size[0] * self.image_size[1]
@@ -166,14 +166,16 @@ def find_shards(folder: Path, split: str) -> tuple[list[Path], list[int] | None]
                 f"missing). {SOURCE}"
             )
         return [folder / name for name in names], lengths
-    found = sorted(folder.glob(f"*-{split}.tfrecord-*"))
+    # Beside them may lie what a copy has not finished, or checksums.
+    candidates = folder.glob(f"*-{split}.tfrecord-*")
+    found = sorted(path for path in candidates if re.fullmatch(r".*-\d+-of-\d+", path.name))
     if not found:
-        raise DataError(
+        raise MissingSplit(
             f"{folder}: no shard of the {split} split (*-{split}.tfrecord-*). Set data.path to the folder above "
             f"{FOLDER}. {SOURCE}"
         )
     count = found[0].name.rpartition("-of-")[2]
-    if not count.isdigit() or int(count) != len(found):
+    if int(count) != len(found):
         raise DataError(f"{found[0]}: one of {count} shards, but there are {len(found)}. {SOURCE}")
     return found, None
 
@@ -187,7 +189,7 @@ def _promised_shards(folder: Path, split: str) -> tuple[list[str], list[int] | N
         entry = next((entry for entry in info.get("splits", []) if entry["name"] == split), None)
         if entry is None:
             known = ", ".join(entry["name"] for entry in info.get("splits", []))
-            raise DataError(f"{path}: no split {split!r}, only {known or 'nothing'}. {SOURCE}")
+            raise MissingSplit(f"{path}: no split {split!r}, only {known or 'nothing'}. {SOURCE}")
         lengths = [int(length) for length in entry["shardLengths"]]
         template = entry.get("filepathTemplate") or "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
         words = {"DATASET": info["name"], "SPLIT": split, "FILEFORMAT": info.get("fileFormat", "tfrecord")}

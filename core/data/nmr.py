@@ -18,7 +18,7 @@ from torch import Tensor
 
 from core.data.cache import cached_rows
 from core.data.cameras import draw_points, take_views, transform_cameras
-from core.data.errors import DataError
+from core.data.errors import DataError, MissingSplit
 from core.data.loader import Batch
 
 NUM_VIEWS = 24
@@ -66,7 +66,7 @@ class NMR:
         self.canonical_view = canonical_view
         self.scenes = [scene for folder in self._classes() for scene in self._scenes_of(folder)]
         if not self.scenes:
-            raise DataError(f"{self.path}: the lists softras_{split}.lst name no scene. {SOURCE}")
+            raise MissingSplit(f"{self.path}: the lists softras_{split}.lst name no scene. {SOURCE}")
         self._length = NUM_VIEWS * len(self.scenes)
         if max_len is not None:
             self._length = min(self._length, max_len)
@@ -161,7 +161,7 @@ class NMR:
                 raise DataError(f"{path}: {error.strerror}. {SOURCE}") from error
             stamps.update(f"{path.relative_to(self.path)}|{status.st_size}|{status.st_mtime_ns}\n".encode())
         recipe = f"nmr-{self.split}-{what}-{stamps.hexdigest()[:16]}"
-        return cached_rows(self.path, recipe, (len(self._needed), *shape), decode)
+        return cached_rows(self.path, recipe, (len(self._needed), *shape), decode, stamped=True)
 
     def _read_cameras(self, path: Path) -> UInt8[np.ndarray, "n"]:
         """Bytes of float64 (view, 2, 3, 4)."""

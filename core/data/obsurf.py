@@ -16,7 +16,7 @@ from torch import Tensor
 
 from core.data.cache import cached_rows
 from core.data.cameras import draw_points, look_at_cameras, take_views, transform_cameras, world_to_camera
-from core.data.errors import DataError
+from core.data.errors import DataError, MissingSplit
 from core.data.generated import rows_of_split
 from core.data.loader import Batch
 
@@ -69,6 +69,8 @@ class ObSuRF:
             raise ValueError(f"dataset {dataset!r} is not one of {', '.join(SPLITS)}")
         if split not in SPLITS[dataset]:
             raise ValueError(f"split {split!r} is not one of {', '.join(SPLITS[dataset])}")
+        if downsample is not None and downsample < 0:
+            raise ValueError(f"downsample is {downsample}, expected at least 0")
         self.path = Path(path)
         self.dataset, self.split = dataset, split
         self.num_points = None if full_scale else num_points
@@ -86,7 +88,7 @@ class ObSuRF:
                 f"{SOURCE}"
             )
         if begin == end:
-            raise DataError(f"{self.path}: too few scenes for a {split} split. {SOURCE}")
+            raise MissingSplit(f"{self.path}: too few scenes for a {split} split. {SOURCE}")
         num_objects = (shape[begin:end] > 0).sum(axis=1)
         self.scenes = begin + np.flatnonzero(num_objects <= max_objects)
         """Rows of the metadata that are kept."""
@@ -103,6 +105,12 @@ class ObSuRF:
         self._require_files()
         with self._open(self._files("images", "img")[0]) as picture:
             self.image_size: tuple[int, int] = picture.size[::-1]
+        if self.stride // 2 >= min(self.image_size):
+            raise DataError(
+                f"{self.path}: data.kwargs.downsample {downsample} leaves nothing of pictures of "
+                f"{self.image_size[1]}x{self.image_size[0]} pixels, expected at most "
+                f"{(min(self.image_size) - 1).bit_length()}"
+            )
         self.num_targets = NUM_VIEWS * self.image_size[0] * self.image_size[1]
 
     def __len__(self) -> int:
@@ -184,7 +192,8 @@ class ObSuRF:
             stamps.update(f"{path.name}|{status.st_size}|{status.st_mtime_ns}\n".encode())
         folder = files[0].parent
         recipe = f"{self.dataset}-{self.split}-{stamps.hexdigest()[:16]}"
-        return cached_rows(folder, recipe, (len(self._needed), NUM_VIEWS, *self.image_size, *channels), decode_scenes)
+        shape = (len(self._needed), NUM_VIEWS, *self.image_size, *channels)
+        return cached_rows(folder, recipe, shape, decode_scenes, stamped=True)
 
     def _files(self, folder: str, prefix: str) -> list[Path]:
         """Pictures of all needed scenes, view by view."""

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
 from torch import nn
 
@@ -14,6 +14,7 @@ from osrt.models.nerf import NeRFDecoder
 from osrt.models.slot_mixer import SlotMixerDecoder
 from osrt.models.spatial_broadcast import SpatialBroadcastDecoder
 from osrt.models.srt_decoder import OldSRTDecoder, SRTDecoder
+from osrt.options import complaint
 
 ENCODERS: dict[str, type[nn.Module]] = {"srt": SRTEncoder, "osrt": OSRTEncoder}
 DECODERS: dict[str, type[nn.Module]] = {
@@ -23,6 +24,8 @@ DECODERS: dict[str, type[nn.Module]] = {
     "old_srt": OldSRTDecoder,
     "nerf": NeRFDecoder,
 }
+ANY_SIGN = ("pos_start_octave",)
+"""Arguments that may be negative; the other whole numbers are sizes."""
 
 
 class ModelError(ValueError):
@@ -45,8 +48,8 @@ def build_model(
     matters to the decoder nerf alone.
     checkpointing: see LightField.
 
-    Raises ModelError for names and arguments that do not exist, with the nearest that does, and for an encoder and a
-    decoder of different width.
+    Raises ModelError for names and arguments that do not exist, with the nearest that does, for values that an argument
+    cannot have, and for an encoder and a decoder of different width.
     """
     parts = (
         construct("encoder", ENCODERS, encoder, encoder_kwargs or {}),
@@ -66,7 +69,7 @@ def build_model(
 
 def has_slots(arguments: Mapping[str, Any]) -> bool:
     """Whether the model of these arguments of `build_model` takes scenes apart: its decoder says what a slot owns."""
-    return DECODERS[arguments["decoder"]] in (SlotMixerDecoder, SpatialBroadcastDecoder)
+    return DECODERS.get(arguments["decoder"]) in (SlotMixerDecoder, SpatialBroadcastDecoder)
 
 
 def construct(what: str, known: Mapping[str, type[nn.Module]], name: str, options: Mapping[str, Any]) -> nn.Module:
@@ -74,16 +77,21 @@ def construct(what: str, known: Mapping[str, type[nn.Module]], name: str, option
     if name not in known:
         raise ModelError(f"{what}: no {name!r}{nearest(name, known)}. There are {', '.join(known)}")
     arguments = arguments_of(known[name])
-    for key in options:
+    for key, value in options.items():
         if key not in arguments:
             raise ModelError(f"{what}_kwargs: {what} {name!r} has no {key!r}{nearest(key, arguments)}")
+        least = None if key in ANY_SIGN else 1 if arguments[key] is int else 0
+        if wrong := complaint(value, arguments[key], least):
+            raise ModelError(f"{what}_kwargs.{key} {wrong}")
     return known[name](**options)
 
 
-def arguments_of(kind: type[nn.Module]) -> list[str]:
-    """The names of its constructor's arguments; OSRT's encoder hands those that it does not name to SRT's."""
-    parameters = inspect.signature(kind.__init__).parameters.values()
-    found = [value.name for value in parameters if value.kind is not value.VAR_KEYWORD and value.name != "self"]
-    if kind is OSRTEncoder:
-        found += arguments_of(SRTEncoder)
-    return found
+def arguments_of(kind: type[nn.Module]) -> dict[str, Any]:
+    """Its constructor's arguments and their types; OSRT's encoder hands those that it does not name to SRT's."""
+    hints, parameters = get_type_hints(kind.__init__), inspect.signature(kind.__init__).parameters.values()
+    found = {
+        value.name: hints[value.name]
+        for value in parameters
+        if value.kind is not value.VAR_KEYWORD and value.name in hints
+    }
+    return arguments_of(SRTEncoder) | found if kind is OSRTEncoder else found

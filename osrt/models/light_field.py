@@ -12,6 +12,7 @@ from core.nn.noise import ShardedNoise, standard_normal
 from core.nn.summed_parts import sum_over_parts
 from core.types import Decomposition
 from osrt.models.decoder import Decoder, Prepared, Rendered
+from osrt.options import complaint
 from osrt.scores import ari_of_counts, label_counts
 
 ROWS_TOGETHER = {"cpu": 2**11, "cuda": 2**16}
@@ -20,7 +21,7 @@ ROWS_TOGETHER = {"cpu": 2**11, "cuda": 2**16}
 On CPUs they stay near the caches: the spatial broadcast decoder takes a tenth less time than with all rays at once.
 """
 
-RENDER_OPTIONS = ("min_dist", "max_dist", "num_coarse_samples", "num_fine_samples")
+RENDER_OPTIONS = {"min_dist": float, "max_dist": float, "num_coarse_samples": int, "num_fine_samples": int}
 
 
 class LightField(nn.Module):
@@ -168,8 +169,10 @@ class LightField(nn.Module):
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """Raises TypeError for an option that no decoder has."""
-    for name in options:
+    """Raises TypeError for an option that no decoder has, ValueError for a value that it cannot have."""
+    for name, value in options.items():
         if name not in RENDER_OPTIONS:
             near = difflib.get_close_matches(name, RENDER_OPTIONS, 1, cutoff=0)[0]
             raise TypeError(f"rendering has no option {name!r}; did you mean {near!r}?")
+        if wrong := complaint(value, RENDER_OPTIONS[name], 1 if name == "num_coarse_samples" else 0):
+            raise ValueError(f"{name} {wrong}")

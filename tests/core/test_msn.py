@@ -285,6 +285,10 @@ def test_interleaved_order(lengths, num_open, block):
 def test_shards_are_found_without_a_description(root, folder):
     (folder / "dataset_info.json").unlink()
     assert MSN(root, "train").shard_lengths == [3, 1, 2]
+    for ending in ("_.gstmp", ".crc"):  # what copying leaves beside them
+        first = shard(folder, "train", 0)
+        first.with_name(first.name + ending).write_bytes(b"part")
+    assert MSN(root, "train").shard_lengths == [3, 1, 2]
     shard(folder, "train", 1).unlink()
     with pytest.raises(DataError, match=r"tfrecord-00000-of-00003: one of 00003 shards, but there are 2\. Copy it"):
         MSN(root, "train")

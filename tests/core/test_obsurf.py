@@ -193,6 +193,7 @@ def test_pictures_are_decoded_once_and_the_cache_follows_them(root, cache):
     ObSuRF(root, "train").read(np.arange(3))
     stamps = {path: path.stat().st_mtime_ns for path in cache.glob("*.npy")}
     assert len(stamps) == 2
+    (root / "images" / "Thumbs.db").touch()  # changes the folder's own time, but no picture
     ObSuRF(root, "train", num_points=7, downsample=1).read(np.arange(3))
     assert {path: path.stat().st_mtime_ns for path in cache.glob("*.npy")} == stamps
     Image.fromarray(255 - PICTURES[5][1]).save(root / "images" / "img_5_1.png")

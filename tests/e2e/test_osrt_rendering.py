@@ -209,7 +209,7 @@ def test_srt_has_no_segmentations_and_a_video_all_the_same(make_run: Callable[..
     assert video_shape(scene / "video.mp4") == (2, HEIGHT, WIDTH)
 
 
-def test_a_decoder_of_volumes_gives_depths(make_run: Callable[..., Path]):
+def test_a_decoder_of_volumes_gives_depths(make_run: Callable[..., Path], capsys: pytest.CaptureFixture):
     config = make_run("nerf")
     words = [str(config), "--num-frames", "1", "--no-cuda", "--novideo"]
     samples = {"num_coarse_samples": 6, "num_fine_samples": 3, "max_dist": 1.0}
@@ -217,6 +217,7 @@ def test_a_decoder_of_volumes_gives_depths(make_run: Callable[..., Path]):
     scene = config.parent / "render/rotate/0"
     depths = picture(scene / "depths/0.png")
     assert depths.shape == (12, 16)
+    assert "--render_kwargs: max_dist has no effect, the data set has its own: 35.0" in capsys.readouterr().err
     # Distances in parts of the data set's own 35, which wins over the flag.
     assert 20 < depths.mean() <= 255
     assert json.loads((scene / "provenance.json").read_text())["model"]["render_kwargs"] == {
@@ -244,6 +245,8 @@ def test_an_interrupted_rendering_continues_and_another_one_begins_anew(
     assert [name for name in numbered(4) if after[name] == before[name]] == ["0.png", "1.png"]
     assert "anew" not in capsys.readouterr().out
 
+    for name in ("video.mp4", "video.gif", "video-renders.mp4", "video-renders.gif"):
+        (renders.parent / name).touch()
     write_original(config.parent / "model.pt", build(config, seed=2))
     assert render.main([*words[:2], "3", *words[3:]]) == 0
     said = capsys.readouterr().out
@@ -252,6 +255,7 @@ def test_an_interrupted_rendering_continues_and_another_one_begins_anew(
     assert "shot.num_frames: 4 -> 3" in said
     assert names(renders) == numbered(3)
     assert all((renders / name).read_bytes() != before[name][0] for name in numbered(3))
+    assert not list(renders.parent.glob("video*")), "they showed the old frames"
 
 
 def test_only_one_process_renders_into_a_folder(make_run: Callable[..., Path], capsys: pytest.CaptureFixture):
@@ -280,6 +284,31 @@ def test_a_backup_and_the_training_split_are_chosen_by_flags(make_run: Callable[
     assert names(folder / "c") == ["2"]
 
 
+def test_weights_are_rendered_as_they_were_trained(make_run: Callable[..., Path], capsys: pytest.CaptureFixture):
+    config = make_run()
+    model, trained = build(config, seed=1), load_config(config).to_dict()
+    save(config.parent / "model.pt", {"model": model.state_dict(), "config": trained})
+    words = [str(config), "--num-frames", "1", "--no-cuda", "--novideo"]
+    assert render.main([*words, "--name", "a"]) == 0
+    assert "as it was trained" not in capsys.readouterr().out
+    sections = yaml.safe_load(config.read_text())
+    sections["data"]["kwargs"] = {"downsample": 0, "canonical_view": True}
+    sections["model"]["encoder_kwargs"] |= {"pos_start_octave": 0, "slot_iters": 2}
+    config.write_text(yaml.safe_dump(sections))
+    assert render.main([*words, "--name", "b"]) == 0
+    said = capsys.readouterr().out
+    assert f"{config.parent}/model.pt: rendering as it was trained, not as configured:\n" in said
+    assert "\n  data.kwargs.downsample: 0 -> 1\n" in said
+    assert "\n  model.encoder_kwargs.pos_start_octave: 0 -> -5\n" in said
+    assert render.main([*words, "--name", "c", "--set", "model.encoder_kwargs.slot_iters=2"]) == 0
+    shown = [picture(config.parent / "render" / name / "0/renders/0.png") for name in "abc"]
+    assert np.array_equal(shown[0], shown[1])
+    assert not np.array_equal(shown[0], shown[2])
+    save(config.parent / "model.pt", {"model": model.state_dict(), "config": {"num_slots": 4}})
+    assert render.main(words) == 1
+    assert "model.pt: a checkpoint of something else" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -290,6 +319,7 @@ def test_a_backup_and_the_training_split_are_chosen_by_flags(make_run: Callable[
         (["--set", "data.num_pts=3"], "num_points"),
         (["--set", "model.encoder_kwargs.slot_dim=32"], "slot_dim"),
         (["--set", "model.encoder_kwargs.num_slots=5"], "encoder.slot_attention.initial_slots"),
+        (["--render-kwargs", '{"num_coarse_samples": "x"}'], "--render_kwargs: num_coarse_samples is 'x', expected"),
     ],
 )
 def test_errors_say_what_to_do(

@@ -342,7 +342,10 @@ def test_misuse_is_answered(views: Path, tmp_path: Path, capsys, flags: tuple, c
 
 def test_another_configuration_does_not_continue_a_run(views: Path, trained, capsys) -> None:
     folder = trained["clevr3d"][0]
-    changes = {"lr_warmup": (3, "training.lr_warmup: 2 -> 3"), "batch_size": (8, "training.batch_size: 4 -> 8")}
+    changes = {
+        "num_fine_samples": (3, "training.num_fine_samples: None -> 3"),
+        "batch_size": (8, "training.batch_size: 4 -> 8"),
+    }
     for key, (value, difference) in changes.items():
         code, said = refused(capsys, *train_words(folder, views, **{key: value}))
         assert code == 1

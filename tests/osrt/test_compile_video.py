@@ -128,6 +128,13 @@ def test_errors_name_the_file(
     assert not list(tmp_path.glob("video*"))
 
 
+def test_frames_are_left_alone_only_where_they_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as ended:
+        main([str(write_scene(tmp_path)), "--noframes"])
+    assert ended.value.code == 2
+    assert "--noframes: say --plot, too" in capsys.readouterr().err
+
+
 def test_a_misspelt_flag_is_answered_with_the_nearest(capsys: pytest.CaptureFixture):
     with pytest.raises(SystemExit):
         main(["folder", "--no-frame"])

@@ -87,6 +87,7 @@ def test_overrides_reach_every_depth() -> None:
         ("training.peak_lr=fast", r"training.peak_lr is 'fast', expected float"),
         ("training.peak_lr=0", r"training.peak_lr is 0.0, expected more than 0"),
         ("data.num_points=0", r"data.num_points is 0, expected at least 1"),
+        ("training.num_coarse_samples=0", r"training.num_coarse_samples is 0, expected at least 1"),
         ("training.batch_size=true", r"training.batch_size is True, expected int"),
         ("training.num_workers=-1", r"training.num_workers is -1, expected at least 0"),
         ("data.dataset=clevr", r"data.dataset 'clevr' is not one of clevr3d, .*; did you mean 'clevr3d'\?"),

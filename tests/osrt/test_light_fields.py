@@ -288,6 +288,12 @@ def test_residual_streams_stay_float32_in_mixed_precision() -> None:
         ),
         (("srt", {}, "srt", {"pos_start": 3}), "decoder_kwargs: decoder 'srt' has no 'pos_start'; did you mean"),
         (("osrt", {}, "srt", {}), "makes latents of width 1536, decoder 'srt' reads 768"),
+        (("osrt", {"num_slots": "abc"}, "slot_mixer", {}), "encoder_kwargs.num_slots is 'abc', expected int"),
+        (("osrt", {"num_slots": 0}, "slot_mixer", {}), "encoder_kwargs.num_slots is 0, expected at least 1"),
+        (("osrt", {"pos_start_octave": "a"}, "slot_mixer", {}), "encoder_kwargs.pos_start_octave is 'a', expected int"),
+        (("osrt", {"he_init": 1}, "slot_mixer", {}), "encoder_kwargs.he_init is 1, expected bool"),
+        (("osrt", {}, "slot_mixer", {"hidden_dim": 1.5}), "decoder_kwargs.hidden_dim is 1.5, expected int"),
+        (("srt", {}, "nerf", {"max_density": "high"}), "decoder_kwargs.max_density is 'high', expected float | None"),
     ],
 )
 def test_what_cannot_be_built_is_named(arguments: tuple[Any, ...], message: str) -> None:
@@ -302,3 +308,10 @@ def test_unknown_render_options_are_named() -> None:
     model.decode(latents, batch["target_camera_pos"], batch["target_rays"], min_dist=1.0)
     with pytest.raises(TypeError, match="no option 'min_dst'; did you mean 'min_dist'"):
         model.decode(latents, batch["target_camera_pos"], batch["target_rays"], min_dst=1.0)
+    for name, value, message in (
+        ("num_coarse_samples", "x", "num_coarse_samples is 'x', expected int"),
+        ("num_coarse_samples", 0, "num_coarse_samples is 0, expected at least 1"),
+        ("max_dist", "far", "max_dist is 'far', expected float"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.decode(latents, batch["target_camera_pos"], batch["target_rays"], **{name: value})

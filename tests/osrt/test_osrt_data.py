@@ -99,11 +99,24 @@ def test_rays_depend_on_epoch_and_sample_alone(views: Path, tmp_path: Path) -> N
         ),
         ("msn", "data.kwargs.downsample=1", r"data.kwargs.downsample: osrt has shuffle"),
         ("clevr3d", "data.dataset=nmr", r"data.kwargs.downsample: nmr has none"),
+        ("clevr3d", "data.kwargs.downsample=-1", r"data.kwargs.downsample is -1, expected at least 0"),
+        ("clevr3d", "data.kwargs.downsample=half", r"data.kwargs.downsample is 'half', expected int \| None"),
+        ("clevr3d", "data.kwargs.max_objects=few", r"data.kwargs.max_objects is 'few', expected int"),
+        ("clevr3d", "data.kwargs.canonical_view=maybe", r"data.kwargs.canonical_view is 'maybe', expected bool"),
+        ("msn", "data.kwargs.shuffle=never", r"data.kwargs.shuffle is 'never', expected int \| bool \| None"),
     ],
 )
 def test_arguments_that_a_data_set_has_not(views: Path, tmp_path: Path, name, override, message) -> None:
     with pytest.raises(ConfigError, match=message):
         open_split(data_of(views, tmp_path, name, override), "train")
+
+
+def test_downsampling_leaves_pixels(views: Path, tmp_path: Path) -> None:
+    source = open_split(data_of(views, tmp_path, "clevr3d", "data.kwargs.downsample=5"), "train")
+    (scene,) = [{key: value[0] for key, value in source.read(np.array([0])).items()}]
+    assert source.draw(scene, np.random.default_rng(0))["input_images"].shape == (1, 3, 1, 1)
+    with pytest.raises(DataError, match=r"downsample 6 leaves nothing of pictures of 32x24 pixels, expected at most 5"):
+        open_split(data_of(views, tmp_path, "clevr3d", "data.kwargs.downsample=6"), "train")
 
 
 @pytest.mark.parametrize(("name", "maker"), [("clevr3d", "clevr3d"), ("obsurf_msn", "clevr3d"), ("msn", "msn")])

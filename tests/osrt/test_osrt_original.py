@@ -8,7 +8,7 @@ import torch
 
 from core.training.checkpoint import CheckpointError, load, save
 from osrt import original
-from osrt.checkpoints import RunFiles
+from osrt.checkpoints import RunFiles, config_of
 from osrt.models import LightField
 from tests.osrt_samples import small_model
 from tests.tiny_runs import tensors
@@ -104,6 +104,10 @@ def test_a_damaged_file_is_named_and_another_taken(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"model.pt: not a readable checkpoint .* Falling back"):
         path, state = files.to_resume(100)
     assert (path.name, state["step"]) == ("model_4.pt", 3)
+    save(tmp_path / "model_best.pt", {"step": 4})
+    with pytest.warns(UserWarning, match=r"model.pt: not a readable checkpoint"):
+        path, state = files.to_resume(100)
+    assert (path.name, state["step"]) == ("model_best.pt", 4), "newer than all backups"
     for path in tmp_path.glob("*.pt"):
         path.write_bytes(b"half")
     with (
@@ -121,3 +125,12 @@ def test_names_that_a_killed_process_left_out_are_given(tmp_path: Path) -> None:
     (tmp_path / ".model.pt.5.partial").touch()
     files.remove_partial_files()
     assert len(names(tmp_path)) == 3
+
+
+def test_the_configuration_in_a_checkpoint() -> None:
+    sections = {"data": {"path": None}, "model": {}, "training": {}}
+    assert config_of({"step": 1}, Path("model.pt")) is None
+    assert config_of({"config": sections | {"other": 1}}, Path("model.pt")) == sections
+    for config in ({"num_slots": 5}, sections | {"model": "cswm"}, "words"):
+        with pytest.raises(CheckpointError, match=r"model.pt: a checkpoint of something else: .* model, training"):
+            config_of({"config": config}, Path("model.pt"))

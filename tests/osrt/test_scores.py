@@ -8,6 +8,7 @@ import torch
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
+import osrt.models.light_field as light_field
 from core.data.cameras import cast_rays
 from core.data.loader import Batch
 from core.training.launch import make_accelerator
@@ -92,6 +93,20 @@ def test_evaluation_depends_on_neither_batches_nor_chunks(decoder: str, has_mask
         model, Samples({key: value[:2] for key, value in source.values.items()}), 2, 9, make_accelerator()
     )
     assert first == pytest.approx(alone.score(), rel=1e-5)
+
+
+def test_large_decoders_are_given_few_rays_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the configuration's number of rays: a ray of the decoder that renders every slot counts for each."""
+    model, batch, counts = small_model("spatial_broadcast"), cast_rays(samples(3)), []
+    whole = score_scenes(model, batch, chunk=1000)
+    decode = model.decode
+    monkeypatch.setattr(light_field, "ROWS_TOGETHER", {"cpu": 3 * 4 * 7})
+    monkeypatch.setattr(model, "decode", lambda *given: counts.append(given[2].shape[1]) or decode(*given))
+    with torch.no_grad():
+        parts = score_scenes(model, batch, chunk=1000)
+    assert counts == [7, 7, 7, 7, 2]
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value.detach(), rtol=1e-5, atol=1e-7)
 
 
 def test_the_loss_says_scores_when_asked() -> None:

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from core.data.cameras import cast_rays
+from core.data.cameras import cast_rays, look_at_cameras, pixel_rays, transform_cameras, world_to_camera
 from core.viz.palette import palette, truncated_bytes
 from osrt.models.decoder import Rendered
 from osrt.models.light_field import LightField
-from osrt.visualise import GAP, LABEL_WIDTH, TITLE_HEIGHT, Grid, on_checkerboard, row_labels, visualise
+from osrt.visualise import GAP, LABEL_WIDTH, TITLE_HEIGHT, Grid, on_checkerboard, row_labels, turned, visualise
 from tests.osrt_samples import samples, small_model
 
 
@@ -54,9 +54,9 @@ def test_columns_of_models_and_data(decoder: str, masks: bool, columns: int, has
     model, batch = small_model(decoder), cast_rays(samples(3, masks=masks))
     if masks:
         batch["input_masks"] = torch.ones(3, 2, 8, 8, dtype=torch.uint8)
-    drawn = visualise(model, batch, chunk=50, max_dist=20.0, num_angles=3)
+    drawn = visualise(model, batch, max_dist=20.0, num_angles=3)
     assert drawn.shape == (TITLE_HEIGHT + 3 * (128 + GAP), has_labels * LABEL_WIDTH + columns * (128 + GAP), 3)
-    assert np.array_equal(drawn, visualise(model, batch, chunk=64, max_dist=20.0, num_angles=3))
+    assert np.array_equal(drawn, visualise(model, batch, max_dist=20.0, num_angles=3))
     assert model.training
 
 
@@ -70,13 +70,32 @@ def test_slots_and_depths_are_shown_in_their_colours() -> None:
         def encode(self, images, camera_pos, rays):
             return camera_pos
 
-        def render(self, latents, camera_pos, rays, chunk):
+        def prepare(self, latents):
+            return (latents,)
+
+        def render(self, prepared, camera_pos, rays):
             weights = torch.tensor([0.2, 0.2, 0.6]).expand(*rays.shape[:3], 3)
             return Rendered(torch.zeros_like(rays), weights, depths=torch.full(rays.shape[:3], 10.0))
 
-    drawn = visualise(Half(), cast_rays(samples(1, masks=False)), chunk=10, max_dist=20.0, num_angles=1)
+    drawn = visualise(Half(), cast_rays(samples(1, masks=False)), max_dist=20.0, num_angles=1)
     columns = [drawn[TITLE_HEIGHT : TITLE_HEIGHT + 128, x : x + 128] for x in range(0, drawn.shape[1], 128 + GAP)]
     assert len(columns) == 2 + 3
     assert (columns[2] == 0).all()
     assert (columns[3] == 127).all()
     assert (columns[4] == truncated_bytes(palette(3)[3])).all()
+
+
+def test_cameras_go_around_the_scene_in_coordinates_of_a_camera_too() -> None:
+    positions = torch.tensor([[3.0, 1.0, 2.0], [-2.0, 4.0, 3.0]])
+    transforms = world_to_camera(positions)
+    cameras = look_at_cameras(positions, 4, 6)
+    in_the_world = turned(positions, pixel_rays(cameras, 4, 6), 2.0)
+    own = torch.stack([transform_cameras(transform, camera) for transform, camera in zip(transforms, cameras)])
+    found = turned(own[..., 3].float(), pixel_rays(own, 4, 6), 2.0, transforms.float())
+    for wanted, values, offset in zip(in_the_world, found, (transforms[:, :3, 3], torch.zeros(2, 3))):
+        moved = torch.einsum("bij,b...j->b...i", transforms[:, :3, :3], wanted.double())
+        moved = moved + offset.reshape(2, *[1] * (moved.ndim - 2), 3)
+        torch.testing.assert_close(values, moved.float(), rtol=1e-5, atol=1e-5)
+    # The first view looks along the third axis; seen from the other side of the scene it looks back.
+    assert own[0, :, 3].abs().max() < 1e-6
+    assert found[0][0, 2] > 1
