@@ -25,10 +25,13 @@ def build_dataset(params: BaseParams) -> tuple[BatchSource, BatchSource]:
     return open_data(params, "train", frames), open_data(params, "val", frames, masks=True)
 
 
-def open_data(params: BaseParams, split: str, num_frames: int | None, masks: bool = False) -> BatchSource:
+def open_data(
+    params: BaseParams, split: str, num_frames: int | None, masks: bool = False, pictures: bool = True
+) -> BatchSource:
     """Clips of a split, or (`num_frames` None) whole videos; with `masks` where there are any.
 
-    Raises ParamsError for a data set that is none.
+    Without `pictures` it is not read, and Physion's videos need not be there. Raises ParamsError for a data set that is
+    none, and for PHYRE with a `frame_offset`.
     """
     name, root = params.dataset, params.data_root
     clips: dict[str, Any] = {"num_frames": num_frames, "size": tuple(params.resolution)}
@@ -49,6 +52,10 @@ def open_data(params: BaseParams, split: str, num_frames: int | None, masks: boo
             masks=masks and (Path(root) / "derender_proposals").is_dir(),
         )
     if name == "phyre":
+        if offset["frame_offset"] != 1:
+            raise ParamsError(
+                f"frame_offset is {params.frame_offset}, expected 1: fps says which of PHYRE's frames count"
+            )
         return Phyre(
             split,
             **clips,
@@ -76,6 +83,7 @@ def open_data(params: BaseParams, split: str, num_frames: int | None, masks: boo
             video_len=params.video_len,
             tasks=params.get("tasks", ["all"]),
             tokens=token_name(params) if num_frames else None,
+            pictures=pictures,
         )
     raise ParamsError(f"dataset {name!r} is not one of {', '.join(DATASETS)}{nearest(name, DATASETS)}")
 

@@ -64,6 +64,25 @@ class BaseMethod:
 class SAViMethod(BaseMethod):
     """Videos of the frame, its reconstruction and every slot."""
 
+    def __init__(self, params: BaseParams):
+        super().__init__(params)
+        self._replaced: Tensor | float = 0.0
+        """The sum of the shares of batches; of `_batches`."""
+        self._batches = 0
+
+    def take(self, model: nn.Module, batch: Batch) -> Batch:
+        """As it is; which of PHYRE's clips were replaced is noted."""
+        if "replaced" in batch:
+            self._replaced = self._replaced + batch["replaced"].float().mean()
+            self._batches += 1
+        return batch
+
+    def scalars(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor | float]:
+        """The share of PHYRE's clips, of the main process since the last call, in whose place others came."""
+        total, count = self._replaced, self._batches
+        self._replaced, self._batches = 0.0, 0
+        return {"replaced": total / count} if count else {}
+
     def videos(self, model: nn.Module) -> dict[str, UInt8[Tensor, "T 3 H W"]]:
         """`video`; PHYRE's say whether the task was solved."""
         is_phyre = self.params.dataset == "phyre"

@@ -13,8 +13,8 @@ class Keys(SharedKeys):
     max_n_objects: int
     max_question_len: int
     max_choice_len: int
-    shuffle_obj: bool
-    question_only: bool
+    shuffle_obj: bool = False
+    question_only: bool = False
     transformer_dict: dict
     vision_dict: dict
     cls_answer_loss_w: float

@@ -5,7 +5,8 @@
         --weight checkpoint/aloe_clevrer_params-rollout/models/epoch/model_400.pth
 
 --split test, the default, writes CLEVRER.json beside the weight, for CLEVRER's evaluation server. --split val prints
-accuracies, and writes them to <weight>-vqa-<configuration>-val.json beside the weight.
+accuracies, and writes them to <weight>-vqa-<configuration>-val.json beside the weight; where that holds those of other
+slots, the name of these comes before "val".
 
 Reads questions/<split>.json in the configuration's data_root, and the slots of that split in slots_root. Exit codes: 0
 done, 1 error, 2 misuse, 130 interrupted.
@@ -81,7 +82,6 @@ def write_scores(
     """Print the table, and write it as JSON beside the weight."""
     from core.files import replacing
     from slotformer.clevrer_vqa.evaluation import scores
-    from slotformer.framework.params import file_of
 
     found = scores(answers)
     described: dict[str, Any] = {
@@ -92,12 +92,22 @@ def write_scores(
         "question_only": params.get("question_only", False),
         "scores": found,
     }
-    config = file_of(arguments.params).stem
-    path = arguments.weight.with_name(f"{arguments.weight.stem}-vqa-{config}-{arguments.split}.json")
+    path = scores_file(arguments, str(params.slots_root))
     with replacing(path) as partial:
         partial.write_text(json.dumps(described, indent=2, allow_nan=False) + "\n")
     print("\n".join(table(found)))
     print(f"written to {path}")
+
+
+def scores_file(arguments: Namespace, slots: str) -> Path:
+    """Where the scores go that came of `slots`; those of other ones stay."""
+    from slotformer.framework.params import file_of
+
+    begin = f"{arguments.weight.stem}-vqa-{file_of(arguments.params).stem}"
+    path = arguments.weight.with_name(f"{begin}-{arguments.split}.json")
+    if path.exists() and json.loads(path.read_text()).get("slots") != slots:
+        return path.with_name(f"{begin}-{Path(slots).stem}-{arguments.split}.json")
+    return path
 
 
 def table(found: Mapping[str, Mapping[str, float]]) -> list[str]:

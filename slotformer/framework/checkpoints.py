@@ -41,14 +41,17 @@ class EpochFiles:
     def save(self, step: int, state: State) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.files.save(step + 1, state)
-        if self._is_best:
-            same_file(path, self.folder / BEST)
-            self._is_best = False
-        self.complete(step)
+        self.complete(step, self._is_best)
+        self._is_best = False
         return path
 
-    def complete(self, step: int) -> None:
-        """Make sure that the file of the epoch which `step` ends is there; a killed process may have left it out."""
+    def complete(self, step: int, is_best: bool = False) -> None:
+        """Make sure that the file of the epoch which `step` ends is there, and that the best is this one if it is.
+
+        A killed process may have left them out.
+        """
+        if is_best:
+            same_file(self.path(step), self.folder / BEST)
         epoch, rest = divmod(step + 1, self.steps_per_epoch)
         path = self.folder / "epoch" / f"{PREFIX}{epoch}{SUFFIX}"
         if self.keeps_epochs and not rest and not path.exists():

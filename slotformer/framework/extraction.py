@@ -22,8 +22,9 @@ from core.data.clip_reader import ClipReader
 from core.data.errors import DataError
 from core.data.loader import Batch, BatchSource, to_device
 from core.data.slot_writer import SlotWriter
+from core.data.slots import HDF5, SlotFile
 from core.nn.noise import Noise, derive_seed
-from core.provenance import Provenance, file_hash
+from core.provenance import Provenance, file_hash, read_provenance
 from core.training.checkpoint import State, config_differences, load, load_weights
 from core.training.launch import end_processes, launch_processes, make_accelerator
 from core.training.signals import StopSignals, leave_stop_signals_to_parent
@@ -231,6 +232,7 @@ def write_slots(trained: Trained, path: Path, sources: Mapping[str, ClipReader],
     is_done = writer.is_done(names)
     if not is_done:
         if trained.is_main:
+            note_replaced(path, trained.provenance)
             writer.begin()
         trained.accelerator.wait_for_everyone()
         missing = {
@@ -248,6 +250,20 @@ def write_slots(trained: Trained, path: Path, sources: Mapping[str, ClipReader],
         else:
             writer.finish(names)
     return True
+
+
+def note_replaced(path: Path, provenance: Provenance) -> None:
+    """Say what made a finished file of slots that others are to replace, where that was something else."""
+    if not path.is_file():
+        return
+    try:
+        described = path.with_name(f"{path.name}.json")
+        made_by = SlotFile(path).provenance if path.suffix == HDF5 else read_provenance(described)
+    except DataError:  # damaged
+        made_by = None
+    differences = provenance.differences(made_by) if made_by else ["nothing says what made it"]
+    what = "\n  ".join(differences or ["it holds other videos"])
+    print(f"note: {path} is there already, and is replaced once all slots are made:\n  {what}", file=sys.stderr)
 
 
 def _write_split(

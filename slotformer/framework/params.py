@@ -26,6 +26,35 @@ class ParamsError(ValueError):
     """A configuration cannot be used; the message names the file and the key, and what to do."""
 
 
+class MissingKey(ParamsError, AttributeError):
+    """A configuration lacks a key; to `hasattr`, and `getattr` with a default, an attribute that is not there."""
+
+
+LEAST = {
+    "gpus": 1,
+    "max_epochs": 1,
+    "print_iter": 1,
+    "eval_interval": 1,
+    "train_batch_size": 1,
+    "val_batch_size": 1,
+    "grad_accum_steps": 1,
+    "n_sample_frames": 1,
+    "frame_offset": 1,
+    "video_len": 1,
+    "fps": 1,
+    "save_interval": 0,
+    "n_samples": 0,
+    "num_workers": 0,
+    "seed": 0,
+    "lr": 0,
+    "weight_decay": 0,
+    "loss_decay_pct": 0,
+    "tau_decay_pct": 0,
+}
+SHARES = ("dropout", "warmup_steps_pct")
+"""From 0 to below 1."""
+
+
 class _ClassBody(dict):
     """The body of a class in which keys that the command line sets keep that value, for what follows from them, too."""
 
@@ -44,7 +73,7 @@ class BaseParams(metaclass=_Overridable):
     """The keys that every configuration has, and their defaults.
 
     `gpus` is the number of processes that the file is written for; batch sizes are per process, intervals in epochs,
-    `print_iter` in steps. `clip_grad` <= 0 turns clipping off.
+    `print_iter` in steps. `clip_grad` <= 0 turns clipping off. `n_samples` is how many samples are shown in the log.
     """
 
     project: str = "NERV"
@@ -72,6 +101,11 @@ class BaseParams(metaclass=_Overridable):
     def __init__(self, values: Mapping[str, Any] | None = None):
         for key, value in (values or {}).items():
             setattr(self, key, value)
+
+    def __getattr__(self, key: str) -> Any:
+        if key.startswith("_"):
+            raise AttributeError(key)
+        raise MissingKey(f"the configuration has no key {key!r}, which is needed: add it, or give --set {key}=VALUE")
 
     def __contains__(self, key: str) -> bool:
         return hasattr(self, key)
@@ -208,7 +242,7 @@ def _as_trainer_library() -> Iterator[None]:
 
 
 def check_params(params: BaseParams, keys: type, source: str) -> None:
-    """Raises ParamsError for a key that nobody reads and for a value of another type."""
+    """Raises ParamsError for a key that nobody reads, and for a value of another type or out of its range."""
     hints = {**get_type_hints(BaseParams), **get_type_hints(keys)}
     for key in sorted(_keys(params)):
         base = key.removesuffix("_all") if _varies(params, key) else key
@@ -225,6 +259,10 @@ def check_params(params: BaseParams, keys: type, source: str) -> None:
                     raise ParamsError(
                         f"{source}: {key} is {value!r}, a {type(value).__name__}; expected {_name(hints[base])}"
                     )
+                if base in LEAST and not value >= LEAST[base]:
+                    raise ParamsError(f"{source}: {key} is {value!r}, expected at least {LEAST[base]}")
+                if base in SHARES and not 0 <= value < 1:
+                    raise ParamsError(f"{source}: {key} is {value!r}, expected at least 0 and less than 1")
 
 
 def _check_times(params: BaseParams, key: str, source: str) -> None:

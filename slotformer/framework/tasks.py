@@ -62,6 +62,14 @@ class PreparingMethod(Method, Protocol):
 
 
 @runtime_checkable
+class BatchMethod(Method, Protocol):
+    """Of a model for which batches are looked at, or completed, before it learns from them."""
+
+    def take(self, model: nn.Module, batch: Batch) -> Batch:
+        """The batch of a step as the model is to see it; all processes call this together."""
+
+
+@runtime_checkable
 class FollowingMethod(Method, Protocol):
     """Of a model to which something is done after the optimiser, such as averaging its weights."""
 

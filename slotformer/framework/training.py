@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -14,46 +15,27 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from core.data.loader import Batch, BatchSource, TrainingLoader
+from core.data.loader import Batch, BatchSource, TrainingLoader, VariedSource
 from core.files import occupy
 from core.nn.noise import ShardedNoise, derive_seed
 from core.runs import RunRecord
-from core.training.checkpoint import CheckpointError, State, config_differences, load, load_weights
+from core.training.checkpoint import CheckpointError, State, load, load_weights
 from core.training.launch import end_processes, make_accelerator
 from core.training.schedules import Schedule, cosine_with_restarts
 from core.training.tracking import Tracker
 from core.training.trainer import Trainer
 from slotformer import original
 from slotformer.framework.checkpoints import PREFIX, SUFFIX, EpochFiles
+from slotformer.framework.comparison import decisive_differences
 from slotformer.framework.optim import build_optimizer
 from slotformer.framework.params import BaseParams, ParamsError
-from slotformer.framework.tasks import FollowingMethod, PreparingMethod, inputs_of
+from slotformer.framework.tasks import BatchMethod, FollowingMethod, PreparingMethod, inputs_of
 from slotformer.framework.validation import Validator
 
 CHECKPOINT = Path("checkpoint")
 MODELS = "models"
-FREE = {
-    "project",
-    "gpus",
-    "num_workers",
-    "print_iter",
-    "save_interval",
-    "save_epoch_end",
-    "eval_interval",
-    "n_samples",
-    "san_check_val_step",
-    "val_batch_size",
-    "train_batch_size",
-    "data_root",
-    "slots_root",
-    "slot_root",
-    "ddp_unused_params",
-    "seed",
-    "load_mask",
-    "load_anno",
-    "cache_latents",
-}
-"""Keys that do not decide what is learnt, or are compared otherwise: they may change when a run is continued."""
+LINES = "scalars.jsonl"
+"""Of a Tracker."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +73,7 @@ def train(task: ModuleType, params: BaseParams, options: Options) -> bool:
     try:
         finished = Run(task, params, options, accelerator, folder).run()
     except Exception:
-        if is_fresh and not any((folder / MODELS).glob("*")):
+        if is_fresh and not (any((folder / MODELS).glob("*")) or _has_curves(folder)):
             shutil.rmtree(folder)
         raise
     if accelerator.is_main_process:
@@ -101,8 +83,21 @@ def train(task: ModuleType, params: BaseParams, options: Options) -> bool:
     return finished
 
 
+def _has_curves(folder: Path) -> bool:
+    lines = folder / LINES
+    return lines.exists() and lines.stat().st_size > 0
+
+
 def _link_to_job_storage(models: Path) -> None:
-    """On Slurm clusters with a folder /checkpoint/<user>, which outlives jobs, have the checkpoints lie there."""
+    """On Slurm clusters with a folder /checkpoint/<user>, which outlives jobs, have the checkpoints lie there.
+
+    Raises CheckpointError if they have lain there, and are gone.
+    """
+    if models.is_symlink() and not models.exists():
+        raise CheckpointError(
+            f"{models}: a link to {models.readlink()}, which is gone, and the checkpoints with it. Remove the link to "
+            "train from the beginning, or give another --name"
+        )
     job = os.environ.get("SLURM_JOB_ID")
     storage = Path("/checkpoint") / getpass.getuser()
     if job and not models.exists() and os.access(storage, os.W_OK):
@@ -136,24 +131,21 @@ class Run:
         loader = self._loader(training)
         self.num_steps = params.max_epochs * loader.batches_per_epoch
         if found and _iterations(found[1]) >= self.num_steps:
-            if self.is_main:
-                print(f"{found[0]} has all {params.max_epochs} epochs")
+            self._leave_finished(*found, self._files(loader.batches_per_epoch))
             return True
         model = self._model(is_fresh=found is None)
         optimizer = build_optimizer(params, self.method.param_groups(model))
         resumed_after = _iterations(found[1]) - 1 if found else -1
         tracker = self._tracker(resumed_after) if self.is_main else None
-        trainer, validator = self._trainer(model, optimizer, loader, validation, tracker)
-        if found:
-            self._resume(trainer, validator, *found)
-        elif params.san_check_val_step > 0:
-            validator.score(num_batches=params.san_check_val_step)
-            if tracker:
-                validator.draw(0)
-        finished = trainer.run()
-        if tracker:
-            tracker.close()
-        return finished
+        with closing(tracker) if tracker else nullcontext():
+            trainer, validator = self._trainer(model, optimizer, loader, validation, tracker)
+            if found:
+                self._resume(trainer, validator, *found)
+            elif params.san_check_val_step > 0:
+                validator.score(num_batches=params.san_check_val_step)
+                if tracker:
+                    validator.draw(0)
+            return trainer.run()
 
     def _checkpoint(self) -> tuple[Path, State] | None:
         """The newest readable one of this run, else that of --weight."""
@@ -165,22 +157,29 @@ class Run:
             )
         if found is None and self.options.weight:
             return self.options.weight, load(self.options.weight)
-        if found and self.options.weight and self.is_main:
-            print(f"note: --weight {self.options.weight} is not used: the run goes on from {found[0]}")
+        for flag, path in (("--weight", self.options.weight), ("--init", self.options.init)):
+            if found and path and self.is_main:
+                print(f"note: {flag} {path} is not used: the run goes on from {found[0]}")
         return found
+
+    def _leave_finished(self, path: Path, state: State, files: EpochFiles) -> None:
+        """Raises CheckpointError if the checkpoint of all epochs is another run's, so that this one would be empty."""
+        if path.parent != files.folder:
+            raise CheckpointError(
+                f"{path}: has all {self.params.max_epochs} epochs, so nothing is left to train. Another run "
+                f"starts from these weights with --init {path}"
+            )
+        if self.is_main:
+            _complete(files, path, state)
+            print(f"{path} has all {self.params.max_epochs} epochs")
 
     def _check_same_run(self, path: Path, state: State) -> None:
         """Raises CheckpointError if the checkpoint is of a run that learns something else."""
-        saved, wanted = ({**values} for values in (state["params"], self.params.to_dict()))
-        saved |= {"global batch": state["global_batch"]}
-        wanted |= {"global batch": self.global_batch}
+        saved = state["params"] | {"global batch": state["global_batch"]}
+        wanted = self.params.to_dict() | {"global batch": self.global_batch}
         if self.options.seed is not None:
             saved, wanted = saved | {"--seed": state["seed"]}, wanted | {"--seed": self.options.seed}
-        keys = {key for key in saved.keys() | wanted.keys() if key not in FREE and not key.endswith("_ckp_path")}
-        differences = config_differences(
-            {key: saved[key] for key in keys & saved.keys()}, {key: wanted[key] for key in keys & wanted.keys()}
-        )
-        if differences:
+        if differences := decisive_differences(saved, wanted, self.task.Keys):
             raise CheckpointError(
                 f"{path}: of a run with another configuration:\n  " + "\n  ".join(differences) + "\nUndo the change "
                 f"to continue it, or start another run with --name NAME, from these weights with --init {path}"
@@ -189,6 +188,8 @@ class Run:
 
     def _loader(self, source: BatchSource) -> TrainingLoader:
         params = self.params
+        if self.options.resident and isinstance(source, VariedSource):
+            raise ParamsError("--resident: samples of these data differ from epoch to epoch: leave --resident out")
         return TrainingLoader(
             source,
             params.train_batch_size * params.grad_accum_steps,
@@ -247,9 +248,7 @@ class Run:
         tracker: Tracker | None,
     ) -> tuple[Trainer, Validator]:
         params, steps_per_epoch = self.params, loader.batches_per_epoch
-        files = EpochFiles(
-            self.folder / MODELS, steps_per_epoch, params.save_interval, keeps_epochs=params.save_epoch_end
-        )
+        files = self._files(steps_per_epoch)
         if self.is_main:
             files.files.remove_partial_files()
         validator = Validator(
@@ -264,6 +263,7 @@ class Run:
             seed=self.seed,
             checkpoints=files,
             tracker=tracker,
+            draws=params.n_samples > 0,
         )
         follows = isinstance(self.method, FollowingMethod)
         trainer = Trainer(
@@ -295,6 +295,12 @@ class Run:
         self.trainer = trainer
         return trainer, validator
 
+    def _files(self, steps_per_epoch: int) -> EpochFiles:
+        params = self.params
+        return EpochFiles(
+            self.folder / MODELS, steps_per_epoch, params.save_interval, keeps_epochs=params.save_epoch_end
+        )
+
     def _schedule(self) -> Schedule:
         """Half a cosine after a linear warm-up of a share `warmup_steps_pct` of all steps."""
         warmup = self.params.get("warmup_steps_pct", 0.0) * self.num_steps
@@ -302,13 +308,13 @@ class Run:
 
     def _prepared(self, model: nn.Module, loader: TrainingLoader, first_step: int) -> Iterator[Batch]:
         """The batches from `first_step` on; before each the values that vary are set."""
-        epoch = -1
+        epoch, takes = -1, isinstance(self.method, BatchMethod)
         for step, batch in enumerate(self.timer.watch(loader.batches(first_step)), first_step):
             if step // loader.batches_per_epoch != epoch:
                 epoch = step // loader.batches_per_epoch
                 self._begin_epoch(model, epoch)
             self.method.before_step(model, step, self.num_steps)
-            yield batch
+            yield self.method.take(model, batch) if takes else batch
 
     def _begin_epoch(self, model: nn.Module, epoch: int) -> None:
         if self.is_main:
@@ -339,9 +345,15 @@ class Run:
         trainer.resume(state, path)
         validator.state.update(state.get("validation", {}))
         if self.is_main:
-            if state.get("run"):
-                trainer.checkpoints.complete(state["step"])
+            _complete(trainer.checkpoints, path, state)
             print(f"continuing {path} after {trainer.first_step} iterations")
+
+
+def _complete(files: EpochFiles, path: Path, state: State) -> None:
+    """Add what a killed process left out beside the checkpoint `path`, if it is one of these files."""
+    if path.parent == files.folder and "step" in state:
+        best_epoch = state.get("validation", {}).get("best_epoch", 0)
+        files.complete(state["step"], is_best=best_epoch * files.steps_per_epoch == state["step"] + 1)
 
 
 def _iterations(state: State) -> int:

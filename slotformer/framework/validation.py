@@ -19,7 +19,7 @@ from slotformer.framework.checkpoints import EpochFiles
 from slotformer.framework.tasks import Method, SampleMethod, is_lower_better
 
 MONITORED_BATCHES = 4
-"""Of each process, that are looked at for signs of collapse."""
+"""That are looked at for signs of collapse, in any number of processes."""
 
 
 @dataclass
@@ -41,6 +41,8 @@ class Validator:
     seed: int
     checkpoints: EpochFiles
     tracker: Tracker | None = None
+    draws: bool = True
+    """Whether there are videos and pictures in the log."""
     state: dict[str, Any] = field(default_factory=lambda: {"best": None, "best_epoch": 0, "scores": {}})
 
     def __call__(self, step: int) -> bool:
@@ -79,7 +81,9 @@ class Validator:
         return value < best if is_lower_better(self.best_by) else value > best
 
     def draw(self, step: int) -> None:
-        """Videos and pictures to the log; on the main process only."""
+        """Videos and pictures to the log, if it has any; on the main process only."""
+        if not self.draws:
+            return
         self.model.eval()
         with torch.no_grad():
             for name, found in self.method.videos(self.model).items():
@@ -101,7 +105,7 @@ class Validator:
         self.model.eval()
         scored: list[tuple[int, dict[str, tuple[float, int]]]] = []
         with torch.no_grad(), self.accelerator.autocast():
-            for place, number in enumerate(tqdm(own, "validation", leave=False, disable=True if is_hidden else None)):
+            for number in tqdm(own, "validation", leave=False, disable=True if is_hidden else None):
                 rows = range(number * self.batch_size, min((number + 1) * self.batch_size, len(self.source)))
                 batch = to_device(self.source.read(np.array(rows)), self.accelerator.device)
                 self.model.noise = ImageNoise(derive_seed(self.seed, 3), rows)
@@ -110,7 +114,7 @@ class Validator:
                     terms = {name: (float(value.double().sum()), len(value)) for name, value in values.items()}
                 else:
                     means = self.model.loss(batch, 0)
-                    if place < MONITORED_BATCHES and hasattr(self.model, "decompose"):
+                    if number < MONITORED_BATCHES and hasattr(self.model, "decompose"):
                         means |= self._signs(batch)
                     terms = {name: (len(rows) * float(value), len(rows)) for name, value in means.items()}
                 scored.append((number, terms))

@@ -99,15 +99,18 @@ def open_slots(
     path: Path | None = None,
     script: str = SCRIPT,
 ) -> LabelledSlots:
-    """A split of a subset, whose slots `script` has made: in `path`; None: in `slots_root`, or beside it as
+    """A split of a subset, whose slots `script` has made: in `path`; None: in `slots_root`, or beside it.
+
+    There another subset has the name of `slots_root` with its own in place of the one that is named, or else
     `<subset>_slots`. Raises ParamsError, DataError.
     """
     if params.frame_offset != 1:
         raise ParamsError(f"frame_offset is {params.frame_offset}; expected 1: the read-out sees every frame")
     if path is None:
         path = Path(params.slots_root)
-        if subset != subset_of(params):
-            path = path.with_name(f"{subset}_slots{path.suffix}")
+        if subset != (named := subset_of(params)):
+            stem = path.stem.replace(named, subset) if named in path.stem else f"{subset}_slots"
+            path = path.with_name(f"{stem}{path.suffix}")
     try:
         path = find_slots(slots_path(path))
     except DataError as error:

@@ -8,8 +8,9 @@
 weight that are right most often on the validation videos of the read-out are tested. With --as-original they are chosen
 on the test videos themselves, as the authors' script does.
 
-Reads slots_root of the configuration, and test_slots.h5 (or .pkl) beside it. Writes vqa-<configuration>.json to the
-folder, or <weight>-vqa-<configuration>.json beside the file. Exit codes: 0 done, 1 error, 2 misuse, 130 interrupted.
+Reads slots_root of the configuration, and beside it the file (.h5 or .pkl) with "test" in place of "readout" in its
+name, or test_slots. Writes vqa-<configuration>.json to the folder, or <weight>-vqa-<configuration>.json beside the
+file. Exit codes: 0 done, 1 error, 2 misuse, 130 interrupted.
 """
 
 import argparse

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from core.commandline import StrictParser, positive
-from core.outcome import exit_code_of
+from core.outcome import Misuse, exit_code_of
 from slotformer.framework.chains import CHAINS, FOLDS, Chain, Step
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +55,7 @@ def build_chain_parser(script: str, description: str, chains: Collection[str]) -
 
 
 def chain_of(arguments: Namespace, **others: Any) -> Chain:
-    """What the command line says of all steps; `others` are further fields of the chain."""
+    """What the command line says of all steps; `others` are further fields of the chain. Raises Misuse."""
     settings: dict[str, list[str]] = {}
     for word in arguments.set:
         config, colon, setting = word.partition(":")
@@ -66,7 +66,7 @@ def chain_of(arguments: Namespace, **others: Any) -> Chain:
     for word in arguments.script_flags:
         script, colon, flag = word.partition(":")
         if not colon or "=" not in flag:
-            raise ValueError(f"--script_flags {word!r}: expected SCRIPT:FLAG=VALUE")
+            raise Misuse(f"--script_flags {word!r}: expected SCRIPT:FLAG=VALUE")
         script_flags.setdefault(script, []).append(f"--{flag}")
     return Chain(arguments.data_root, settings, for_all, for_trainings, script_flags, **others)
 
@@ -76,15 +76,15 @@ def _given(arguments: Namespace, flags: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_names(chain: Chain, steps: Sequence[Step]) -> None:
-    """Raises ValueError for settings of a configuration, and flags of a script, that are not used."""
+    """Raises Misuse for settings of a configuration, and flags of a script, that are not used."""
     from core.spelling import nearest
 
     scripts = sorted({Path(step.words[0]).stem for step in steps})
     if unknown := sorted(chain.script_flags.keys() - set(scripts)):
-        raise ValueError(f"--script_flags {unknown[0]}:...: no such script in this chain{nearest(unknown[0], scripts)}")
+        raise Misuse(f"--script_flags {unknown[0]}:...: no such script in this chain{nearest(unknown[0], scripts)}")
     used = sorted({Path(word).stem for step in steps for word in step.words if "/configs/" in word})
     if unknown := sorted(chain.settings.keys() - {*used, ""}):
-        raise ValueError(f"--set {unknown[0]}:...: no such configuration in this chain{nearest(unknown[0], used)}")
+        raise Misuse(f"--set {unknown[0]}:...: no such configuration in this chain{nearest(unknown[0], used)}")
 
 
 def describe(number: int, step: Step) -> list[str]:
@@ -96,13 +96,11 @@ def describe(number: int, step: Step) -> list[str]:
 
 
 def run(arguments: Namespace, chain: Chain, steps: Sequence[Step]) -> int:
-    """Run or list the steps; the exit code."""
+    """Run or list the steps; the exit code. Raises Misuse."""
     check_names(chain, steps)
     last = arguments.last or len(steps)
     if not arguments.first <= last <= len(steps):
-        raise ValueError(
-            f"--first {arguments.first} --last {last}: the steps of {arguments.chain} are 1 to {len(steps)}"
-        )
+        raise Misuse(f"--first {arguments.first} --last {last}: the steps of {arguments.chain} are 1 to {len(steps)}")
     chosen = list(enumerate(steps, start=1))[arguments.first - 1 : last]
     if arguments.dry_run:
         print("\n".join(line for number, step in chosen for line in describe(number, step)))

@@ -9,12 +9,13 @@ done, 1 error, 2 misuse, 75 stopped by a signal after saving, 130 interrupted.
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from core.commandline import StrictParser, natural, positive
 from core.outcome import exit_code_of
-from slotformer.framework.params import BaseParams, file_of, load_params, parse_overrides
+from slotformer.framework.params import BaseParams, ParamsError, file_of, load_params, parse_overrides
 
 SCRIPT = "slotformer/scripts/train.py"
 TASKS = ("base_slots", "video_prediction", "clevrer_vqa", "physion_vqa", "phyre_planning")
@@ -29,7 +30,7 @@ def parse_arguments(
     parser.add_argument("--params", required=True, metavar="FILE", help="configuration, with or without .py")
     what = "checkpoint to continue, ours or the original's; not used if the run has one of its own"
     parser.add_argument("--weight", type=Path, metavar="FILE", help=what)
-    what = "checkpoint whose weights to start from, at step 0"
+    what = "checkpoint whose weights to start from, at step 0; not used if the run has one of its own"
     parser.add_argument("--init", type=Path, metavar="FILE", help=what)
     what = "another value for a key of the configuration, as in lr=2e-4 or slot_dict.num_slots=5"
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=what)
@@ -46,9 +47,12 @@ def parse_arguments(
     parser.add_argument("--name", help="of the run (default: that of the configuration)")
     parser.add_argument("--resident", action="store_true", help="keep all data on the device")
     parser.add_argument("--wandb", action="store_true", help="log to Weights & Biases, too")
+    parser.set_defaults(tasks=tasks)
     arguments = parser.parse(words)
     if arguments.seeds and (arguments.seed is not None or arguments.weight):
         parser.error("--seeds starts runs of its own seeds: leave --seed and --weight out")
+    if arguments.init and arguments.weight:
+        parser.error("--weight continues a training and --init begins one: give one of them")
     return arguments
 
 
@@ -67,8 +71,14 @@ def train(arguments: Namespace, words: Sequence[str], package: str) -> int:
     from slotformer.framework.training import Options
     from slotformer.framework.training import train as train_here
 
+    overrides = parse_overrides(arguments.set)
     task = importlib.import_module(f"{package}.{arguments.task}")
-    params = load_params(file, task.Keys, parse_overrides(arguments.set))
+    try:
+        params = load_params(file, task.Keys, overrides)
+    except ParamsError as error:
+        if other := other_task(file, package, arguments.task, arguments.tasks, overrides):
+            raise ParamsError(f"{file}: a configuration of another task: give --task {other}") from error
+        raise
     if arguments.ddp and "RANK" not in os.environ and (processes := number_of_processes(params)) > 1:
         return launch_processes(processes, [sys.argv[0], *words])
     options = Options(
@@ -83,6 +93,21 @@ def train(arguments: Namespace, words: Sequence[str], package: str) -> int:
         wandb=arguments.wandb,
     )
     return 0 if train_here(task, params, options) else STOPPED_EXIT_CODE
+
+
+def other_task(file: Path, package: str, task: str, tasks: Sequence[str], overrides: Mapping[str, Any]) -> str | None:
+    """The task beside `task` whose configuration the file seems to be: it lies in its folder, or has its keys."""
+    import importlib
+
+    if named := [name for name in tasks if name in file.resolve().parts]:
+        return named[0] if named[0] != task else None
+    for name in tasks:
+        try:
+            load_params(file, importlib.import_module(f"{package}.{name}").Keys, overrides)
+            return name
+        except ParamsError:
+            continue
+    return None
 
 
 def number_of_processes(params: BaseParams) -> int:

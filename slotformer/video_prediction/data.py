@@ -75,16 +75,24 @@ class PhyreSlotClips:
     """The first `num_frames` frames of PHYRE's trials as `slots` (n, T, K, D) float32, the last of them repeated.
 
     `vid_len` (n,) int64 is how many frames of each clip a trial has; the others repeat its last. With `pictures` the
-    frames of `trials`, whole videos of `num_frames` frames, are given as `video`, too. Raises DataError.
+    frames of `trials`, whole videos of `num_frames` frames, are given as `video`, too. With `history_len` there is
+    `mean_frames` (n,) float32, how many frames a trial has after those, on the average over all trials: with it the
+    mean of a loss over all samples does not depend on their batches. Raises DataError.
     """
 
-    def __init__(self, trials: Phyre, slots: SlotFolder, size: tuple[int, int], pictures: bool):
+    def __init__(
+        self, trials: Phyre, slots: SlotFolder, size: tuple[int, int], pictures: bool, history_len: int | None = None
+    ):
         self.trials = trials
         self.slots = slots
         self.size = size
         self.pictures = pictures
         self.path = slots.path
         self.lengths: Int64[np.ndarray, " M"] = np.minimum(slots.lengths, trials.num_frames)
+        self.mean_frames: float | None = None
+        if history_len is not None:
+            counted = int(np.maximum(self.lengths - history_len, 0).sum())
+            self.mean_frames = max(1, counted) / max(1, len(self.lengths))
 
     def __len__(self) -> int:
         return len(self.trials)
@@ -94,6 +102,8 @@ class PhyreSlotClips:
         batch = {"video": self.trials.read(indices)["video"]} if self.pictures else {}
         batch["slots"] = torch.from_numpy(np.stack([self._read(int(trial)) for trial in indices]))
         batch["vid_len"] = torch.from_numpy(self.lengths[indices])
+        if self.mean_frames is not None:
+            batch["mean_frames"] = torch.full((len(indices),), self.mean_frames)
         return batch
 
     def _read(self, trial: int) -> Float32[np.ndarray, "T K D"]:
@@ -135,8 +145,9 @@ def open_slots(params: BaseParams, split: str, num_frames: int | None, pictures:
     if name == "phyre_slots":
         plain.video_len = num_frames or params.video_len
         trials: Any = open_data(plain, split, None)
-        return PhyreSlotClips(
-            trials, SlotFolder(slots_path(params.slots_root.format(split)), len(trials)), size, pictures
-        )
-    clips: Any = open_data(plain, split, num_frames, masks=pictures and split != "train" and num_frames is not None)
+        slots = SlotFolder(slots_path(params.slots_root.format(split)), len(trials))
+        history_len = None if split == "train" else params.rollout_dict["history_len"]
+        return PhyreSlotClips(trials, slots, size, pictures, history_len)
+    masks = pictures and split != "train" and num_frames is not None
+    clips: Any = open_data(plain, split, num_frames, masks, pictures)
     return SlotClips(clips, SlotFile(slots_path(params.slots_root)), split, size, pictures)

@@ -4,10 +4,11 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from core.data.loader import BatchSource
+from core.data.loader import Batch, BatchSource
 from core.training.checkpoint import load_weights
 from slotformer import original
 from slotformer.base_slots.method import BaseMethod
@@ -62,6 +63,16 @@ class SlotFormerMethod(BaseMethod):
         if self.params.get("use_loss_decay", False):
             model.loss_decay_factor = loss_decay_factor(step, self.params.loss_decay_pct * num_steps)
 
+    def take(self, model: nn.Module, batch: Batch) -> Batch:
+        """With `mean_frames` where videos end early; see `frame_shares`."""
+        if "vid_len" not in batch:
+            return batch
+        counted = (batch["vid_len"] - model.history_len).clamp(0, model.rollout_len)
+        sums = torch.stack([counted.sum(), torch.tensor(len(counted), device=counted.device)]).float()
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(sums)
+        return {**batch, "mean_frames": (sums[0].clamp(min=1) / sums[1]).expand(len(counted))}
+
     def scalars(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, float]:
         """How much later frames count, where the configuration speaks of it."""
         return {"loss_decay_factor": model.loss_decay_factor} if "use_loss_decay" in self.params else {}
@@ -80,7 +91,15 @@ class SlotFormerMethod(BaseMethod):
 
 
 class STEVESlotFormerMethod(BaseMethod):
-    """STEVE's dVAE and token decoder are taken over. There are no videos: words take too long to generate."""
+    """STEVE's dVAE and token decoder are taken over. There are no videos: words take too long to generate.
+
+    Raises ParamsError for `use_loss_decay`, which the original's loss of this model does not look at.
+    """
+
+    def __init__(self, params: BaseParams):
+        super().__init__(params)
+        if params.get("use_loss_decay", False):
+            raise ParamsError("use_loss_decay is True, expected False: to STEVESlotFormer all frames count alike")
 
     def initialise(self, model: nn.Module) -> None:
         """Load the dVAE, and the token decoder of the STEVE that has made the slots."""

@@ -134,7 +134,7 @@ def write_rollouts(
     from core.training.launch import end_processes
     from core.training.signals import STOPPED_EXIT_CODE
     from slotformer.base_slots.extract_slots import other_format
-    from slotformer.framework.extraction import launched, link_beside, open_trained
+    from slotformer.framework.extraction import launched, link_beside, note_replaced, open_trained
 
     check_lengths(arguments, params)
     if (code := launched(arguments, params, words)) is not None:
@@ -152,6 +152,7 @@ def write_rollouts(
     is_done = writer.is_done(names)
     if not is_done:
         if trained.is_main:
+            note_replaced(path, trained.provenance)
             writer.begin()
             if other_format(path).exists():
                 print(f"note: {other_format(path)} stays beside {path.name}", file=sys.stderr)

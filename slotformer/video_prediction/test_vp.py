@@ -7,8 +7,8 @@
 Clips of the validation split of OBJ3D (50 frames) or CLEVRER (48, every other one) are predicted from the first
 input_frames on, and every predicted frame is scored. vis/<obj3d|clevrer>/<name of the configuration>/ gets <score>.npy,
 float64 [predicted frames], <name>.mp4 (and _mask, _bbox where masks are known) and <name>.png; beside the weight goes
-<weight>-vp-<name>.json with all scores, also those of the baselines. Exit codes: 0 done, 1 error, 2 misuse, 130
-interrupted.
+<weight>-vp-<name>.json with all scores, also those of the baselines. With --as_original both names end in -as_original.
+Exit codes: 0 done, 1 error, 2 misuse, 130 interrupted.
 """
 
 import json
@@ -72,10 +72,11 @@ def evaluate(arguments: Namespace, words: Sequence[str]) -> int:
         return code
     source = open_slots(params, "val", num_frames, pictures=True)
     trained = open_trained(arguments, params, video_prediction)
-    results = arguments.weight.with_name(f"{arguments.weight.stem}-vp-{file_of(arguments.params).stem}.json")
+    name = file_of(arguments.params).stem + ("-as_original" if arguments.as_original else "")
+    results = arguments.weight.with_name(f"{arguments.weight.stem}-vp-{name}.json")
     if not os.access(results.parent, os.W_OK):
         raise ValueError(f"{results.parent}: results cannot be written there. Copy the weight to a folder of yours")
-    folder = Path("vis") / params.dataset.removesuffix("_slots") / file_of(arguments.params).stem
+    folder = Path("vis") / params.dataset.removesuffix("_slots") / name
     remarks = remarks_on(source, params, arguments, num_frames - seen)
     percept_dist = None if arguments.save_num > 0 else perceptual_distance(trained, remarks)
     if trained.is_main:
@@ -156,7 +157,7 @@ def describe(
 
 
 def write_scores(folder: Path, results: Path, means: Mapping[str, "StepMeans"], described: dict[str, Any]) -> None:
-    """Print the table, and write one file for each score and step, and all of them as JSON."""
+    """Print the table, and write the steps of each score, in place of older files, and all of them as JSON."""
     from core.data.slot_writer import save_array
     from core.files import replacing
     from slotformer.video_prediction.evaluation import MODEL, over_steps
@@ -167,9 +168,11 @@ def write_scores(folder: Path, results: Path, means: Mapping[str, "StepMeans"], 
         method: {name: over_steps(values, as_original=as_original) for name, values in of.items()}
         for method, of in steps.items()
     }
-    for name, values in steps[MODEL].items():
-        if name not in NOT_STORED:
-            save_array(folder / f"{name}.npy", values.cpu().numpy())
+    stored = {folder / f"{name}.npy": values for name, values in steps[MODEL].items() if name not in NOT_STORED}
+    for path in set(folder.glob("*.npy")) - stored.keys():
+        path.unlink()  # a score that is now left out
+    for path, values in stored.items():
+        save_array(path, values.cpu().numpy())
     found = {
         "scores": {method: {name: _finite(value) for name, value in of.items()} for method, of in scores.items()},
         "per_step": {

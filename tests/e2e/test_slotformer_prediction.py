@@ -155,7 +155,10 @@ def test_as_original_without_masks_objects_are_zero(run: Runner, videos: Path, t
     assert "slots.h5 were made by another weight (other.pth) than dec_dict.dec_ckp_path=" in plain.stderr
     succeed(run(*words, "--as-original", cwd=tmp_path))
     for score in ("ari", "fari", "miou", "ar"):
-        assert np.load(folder / f"{score}.npy").tolist() == [0] * 5
+        assert np.load(tmp_path / "vis" / "obj3d" / f"{OBJ3D}-as_original" / f"{score}.npy").tolist() == [0] * 5
+        assert not (folder / f"{score}.npy").exists(), "the right results stay"
+    reports = [json.loads((tmp_path / f"model-vp-{OBJ3D}{end}.json").read_text()) for end in ("", "-as_original")]
+    assert [report["as_original"] for report in reports] == [False, True]
 
 
 def test_save_num_only_draws(run: Runner, videos: Path, tmp_path: Path) -> None:

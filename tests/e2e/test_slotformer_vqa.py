@@ -215,7 +215,7 @@ def test_misuse_is_answered(
 
 def test_training_that_cannot_begin(run: Runner, data: Path, tmp_path: Path) -> None:
     for flags, settings, message in (
-        (("--resident",), (), "resident data cannot be augmented"),
+        (("--resident",), (), "leave --resident out"),
         ((), ("grad_accum_steps=2",), "grad_accum_steps is 2, expected 1"),
         ((), (f"data_root={tmp_path}",), "questions/train.json: no such file"),
     ):

@@ -73,5 +73,5 @@ def test_settings_reach_the_configurations_that_they_name(capsys: pytest.Capture
     ],
 )
 def test_misuse(words: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
-    assert run_chain.main(["obj3d", *words]) == 1
+    assert run_chain.main(["obj3d", *words]) == 2
     assert message in capsys.readouterr().err

@@ -18,7 +18,7 @@ from slotformer.clevrer_vqa import build_vocabulary as vocabulary_script
 from slotformer.clevrer_vqa.data import VOCABULARY, open_questions, read_vocabulary
 from slotformer.clevrer_vqa.evaluation import Answer, Choice, accuracies, answers_of, scores, submission
 from slotformer.clevrer_vqa.models.aloe import KINDS
-from slotformer.clevrer_vqa.test_clevrer_vqa import table
+from slotformer.clevrer_vqa.test_clevrer_vqa import parse_arguments, scores_file, table
 from slotformer.framework.params import BaseParams, ParamsError, load_params
 from slotformer.framework.tasks import SampleMethod
 from tests.conftest import MadeOnce
@@ -254,6 +254,16 @@ def test_the_submission_holds_every_scene() -> None:
         DataError, match=r"question 4 is about scene 15001, but the server expects scenes 15002 to 15009"
     ):
         submission(answers, {"PAD": 0}, range(15002, 15010))
+
+
+def test_scores_of_other_slots_stay(tmp_path: Path) -> None:
+    weight, config = tmp_path / "model_4.pth", CONFIGS / f"{OBSERVED}.py"
+    arguments = parse_arguments(["--params", str(config), "--weight", str(weight), "--split", "val"])
+    path = scores_file(arguments, "a/slots.h5")
+    assert path.name == f"model_4-vqa-{OBSERVED}-val.json"
+    path.write_text('{"slots": "a/slots.h5"}')
+    assert scores_file(arguments, "a/slots.h5") == path
+    assert scores_file(arguments, "a/rollout.h5").name == f"model_4-vqa-{OBSERVED}-rollout-val.json"
 
 
 def test_what_a_validation_counts(data: Path) -> None:

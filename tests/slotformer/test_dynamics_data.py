@@ -101,6 +101,20 @@ def test_slots_of_something_else_are_refused(obj3d: Path) -> None:
         build_dataset(params_of(obj3d, "dataset=ob3d_slots"))
 
 
+def test_slots_alone_need_no_videos(tmp_path: Path) -> None:
+    (tmp_path / "splits").mkdir()
+    for split in ("train", "val"):
+        (tmp_path / "splits" / f"training_{split}.json").write_text('{"Drop": ["a/one.mp4"]}')
+    write_h5(tmp_path / "slots.h5", [(split, "one", telling_slots(0, 12)) for split in ("train", "val")], {})
+    paths = (f"data_root={tmp_path}", f"slots_root={tmp_path / 'slots.h5'}", "frame_offset=1")
+    params = small_params("slotformer_physion_params", *paths)
+    training, validation = build_dataset(params)
+    assert set(training.read(np.array([0]))) == {"slots"}
+    assert (len(training), len(validation)) == (9, 3)
+    with pytest.raises(DataError, match=r"one\.mp4: no such file, nor a folder of its frames"):
+        open_slots(params, "val", None, pictures=True)
+
+
 def phyre_params(folder: Path, *settings: str) -> BaseParams:
     config = "slotformer_phyre_params-fold0"
     return small_params(config, f"slots_root={folder}/{{}}_slots", *PHYRE, "n_sample_frames=4", *settings)
@@ -108,6 +122,8 @@ def phyre_params(folder: Path, *settings: str) -> BaseParams:
 
 def test_trials_of_phyre_are_filled_up(tmp_path: Path) -> None:
     options = {"num_actions": 8, "num_tasks": 2, "data_ratio": 0.5, "pos_ratio": 0.5}
+    with pytest.raises(ParamsError, match="frame_offset is 2, expected 1: fps says which of PHYRE's frames count"):
+        build_dataset(phyre_params(tmp_path, "frame_offset=2"))
     counts = {split: len(Phyre(split, None, video_len=4, **options)) for split in ("train", "val")}
     for split, count in counts.items():
         (tmp_path / f"{split}_slots").mkdir()
@@ -124,6 +140,8 @@ def test_trials_of_phyre_are_filled_up(tmp_path: Path) -> None:
         assert slots[:, 0, 0].tolist() == [trial] * 4
         assert slots[:, 0, 1].tolist() == [min(frame, trial % 6) for frame in range(4)]
     found = validation.read(np.array([0, 1]))
+    after = [min(1 + trial % 6, 4) - 1 for trial in range(counts["val"])]
+    assert found["mean_frames"].tolist() == pytest.approx([sum(after) / counts["val"]] * 2), "of the whole set"
     assert found["video"].shape == (2, 4, 3, 128, 128)
     whole = Phyre("val", None, video_len=4, **options).read(np.array([0, 1]))
     assert torch.equal(found["video"], whole["video"])

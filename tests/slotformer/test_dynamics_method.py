@@ -74,6 +74,11 @@ def test_later_frames_count_more_and_more() -> None:
     assert build_method(plain).scalars(model, optimizer) == {}
 
 
+def test_a_decay_that_has_no_effect_is_refused() -> None:
+    with pytest.raises(ParamsError, match="use_loss_decay is True, expected False"):
+        build_method(small_params(PHYSION, "use_loss_decay=True"))
+
+
 @pytest.mark.parametrize(("config", "fps"), [(OBJ3D, 8), ("slotformer_phyre_params-fold0", 4), (PHYSION, 8)])
 def test_frames_per_second_of_videos(config: str, fps: int) -> None:
     assert build_method(small_params(config)).fps == fps

@@ -10,11 +10,20 @@ import torch
 from core.data.errors import DataError
 from core.data.physion import FOLDERS, Physion, listed_videos, token_file
 from core.data.slot_writer import save_array
+from core.data.slots import write_h5
 from core.provenance import Provenance, file_hash, write_provenance
 from slotformer.base_slots import extract_phyre_slots, extract_slots, tokenize_images
 from slotformer.base_slots.data import build_dataset, token_name
 from slotformer.base_slots.models.savi import StoSAVi
-from slotformer.framework.extraction import link_beside, notes, read_ahead, settings_of, video_noise, videos_at_a_time
+from slotformer.framework.extraction import (
+    link_beside,
+    note_replaced,
+    notes,
+    read_ahead,
+    settings_of,
+    video_noise,
+    videos_at_a_time,
+)
 from slotformer.framework.params import BaseParams, ParamsError
 from tests.video_files import smooth_frames, write_json, write_mp4
 
@@ -111,6 +120,23 @@ def test_names_of_links(dataset, path, name):
 
 
 # Configurations
+
+
+def test_what_is_replaced_is_said(tmp_path, capsys):
+    path, ours = tmp_path / "slots.h5", Provenance({"seed": 1, "dataset": "obj3d"})
+    note_replaced(path, ours)
+    assert capsys.readouterr().err == ""
+    write_h5(path, [("val", "a", np.zeros((2, 3, 4), np.float32))], {"provenance": '{"seed": 0, "dataset": "obj3d"}'})
+    note_replaced(path, ours)
+    assert capsys.readouterr().err == (
+        f"note: {path} is there already, and is replaced once all slots are made:\n  seed: 0 -> 1\n"
+    )
+    path.with_suffix(".pkl").touch()
+    note_replaced(path.with_suffix(".pkl"), ours)
+    assert "nothing says what made it" in capsys.readouterr().err
+    write_provenance(tmp_path / "slots.pkl.json", ours)
+    note_replaced(path.with_suffix(".pkl"), ours)
+    assert "it holds other videos" in capsys.readouterr().err
 
 
 def test_data_sets_and_subsets():

@@ -1,5 +1,6 @@
 """Configurations as Python files: what they may say, what the command line changes, what is refused."""
 
+from copy import copy, deepcopy
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,9 @@ def test_files_of_the_original_are_read(tmp_path):
     assert params.get("absent", 3) == 3
     assert "gpus" in params
     assert "absent" not in params
+    with pytest.raises(ParamsError, match="no key 'video_len', which is needed: add it, or give --set video_len=VALUE"):
+        params.video_len  # noqa: B018
+    assert copy(params).to_dict() == deepcopy(params).to_dict() == params.to_dict()
 
 
 def test_what_follows_from_an_override_follows_it(tmp_path):
@@ -73,6 +77,12 @@ def test_values_that_vary_by_epoch(tmp_path):
         ("max_epochs = 2.5", "max_epochs is 2.5, a float; expected int"),
         ("resolution = (64,)", r"resolution is \(64,\), a tuple; expected tuple\[int, int\]"),
         ("filter_enter = 1", "filter_enter is 1, a int; expected bool"),
+        ("eval_interval = 0", "eval_interval is 0, expected at least 1"),
+        ("print_iter = 0", "print_iter is 0, expected at least 1"),
+        ("train_batch_size = 0", "train_batch_size is 0, expected at least 1"),
+        ("val_batch_size = 0", "val_batch_size is 0, expected at least 1"),
+        ("n_samples = -1", "n_samples is -1, expected at least 0"),
+        ("dropout = 1.5", "dropout is 1.5, expected at least 0 and less than 1"),
         ("lr = undefined", "cannot be run \\(NameError: name 'undefined' is not defined"),
     ],
 )

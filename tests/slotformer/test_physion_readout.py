@@ -233,6 +233,17 @@ def test_slots_beside_the_weight_are_found(folder: Path, place: str) -> None:
     assert open_slots(params_of(folder), "test", "test").path == folder / "run" / place / "test_slots.h5"
 
 
+def test_slots_of_the_test_have_the_name_of_the_others(folder: Path) -> None:
+    run = folder / "run"
+    rolled = params_of(folder, f"slots_root={run / 'rollout_readout_slots.h5'}")
+    with pytest.raises(DataError, match=r"rollout_test_slots\.h5: no such file"):
+        open_slots(rolled, "test", "test")
+    (run / "test_slots.h5").rename(run / "rollout_test_slots.h5")
+    assert open_slots(rolled, "test", "test").path == run / "rollout_test_slots.h5"
+    (run / "rollout_test_slots.h5").rename(run / "test_slots.h5")
+    assert open_slots(params_of(folder, f"slots_root={run / 'mine.h5'}"), "test", "test").path == run / "test_slots.h5"
+
+
 def test_pickles_of_the_original_give_the_same(folder: Path) -> None:
     expected = physion_vqa.build_dataset(params_of(folder))[1].read(np.arange(2))["slots"]
     (folder / "run" / "readout_slots.h5").unlink()

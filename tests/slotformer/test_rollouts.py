@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from core.metrics.video_prediction import StepMeans
 from slotformer.framework.frame_grids import PALETTE
 from slotformer.video_prediction import build_model, evaluation
 from slotformer.video_prediction.evaluation import (
@@ -26,7 +27,7 @@ from slotformer.video_prediction.evaluation import (
 from slotformer.video_prediction.models.slotformer import SlotFormer
 from slotformer.video_prediction.prediction_videos import draw_boxes, prediction_videos, strip, strip_times
 from slotformer.video_prediction.rollouts import interleaved_rollout
-from slotformer.video_prediction.test_vp import table
+from slotformer.video_prediction.test_vp import table, write_scores
 from tests.dynamics_runs import small_params
 
 SEEN, PREDICTED = 3, 4
@@ -204,6 +205,15 @@ def test_mean_over_steps() -> None:
     means = torch.tensor([1.0, math.nan, 3.0], dtype=torch.float64)
     assert over_steps(means) == 2
     assert math.isnan(over_steps(means, as_original=True))
+
+
+def test_scores_that_are_left_out_leave_no_files(tmp_path) -> None:
+    described = {"as_original": False, "num_clips": 1, "input_frames": 3, "rollout_len": 2, "dataset": "obj3d_slots"}
+    for names in (("mse", "fari"), ("mse",)):
+        means = StepMeans()
+        means.update({name: torch.ones(1, 2, dtype=torch.float64) for name in names})
+        write_scores(tmp_path / "vis", tmp_path / "scores.json", {MODEL: means}, described)
+        assert {path.stem for path in (tmp_path / "vis").iterdir()} == set(names)
 
 
 def test_table() -> None:

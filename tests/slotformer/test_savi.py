@@ -5,13 +5,16 @@ from itertools import count
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from core.nn.noise import Noise, ShardedNoise
 from core.training.checkpoint import CheckpointError, save
 from slotformer import original
+from slotformer.base_slots import build_method
 from slotformer.base_slots.models.decoder import BroadcastDecoder
 from slotformer.base_slots.models.savi import StoSAVi, kernel_divergence
+from slotformer.framework.params import BaseParams
+from slotformer.framework.tasks import BatchMethod
 
 SLOTS, SIZE = 3, 8
 STOCHASTIC = {"kernel_mlp": False, "pred_type": "mlp", "pred_rnn": False, "kld_method": "var-0.01"}
@@ -145,6 +148,17 @@ def test_gradient_is_that_of_the_plain_graph() -> None:
         assert value.grad.any(), name
 
 
+def test_replaced_clips_are_counted() -> None:
+    method = build_method(BaseParams({"model": "StoSAVi", "dataset": "phyre"}))
+    model, optimizer = nn.Identity(), torch.optim.SGD([torch.zeros(1)])
+    assert isinstance(method, BatchMethod)
+    for replaced in ([True, False], [False, False]):
+        batch = {"replaced": torch.tensor(replaced)}
+        assert method.take(model, batch) is batch
+    assert method.scalars(model, optimizer) == {"replaced": 0.25}
+    assert method.scalars(model, optimizer) == {}, "since the last call"
+
+
 def test_without_pictures_only_the_divergence_is_left() -> None:
     terms = lively(**STOCHASTIC, use_post_recon_loss=False).loss(videos(), 0)
     assert set(terms) == {"loss", "kld_loss"}
@@ -222,6 +236,9 @@ def test_norms_of_the_original_are_there(norm: str) -> None:
         ({"dec_channels": (16, 4, 4, 4, 4)}, r"dec_channels=\(16, 4, 4, 4, 4\) must begin with slot_size=8"),
         ({"dec_norm": "bn"}, "dec_norm='bn' would mix the slots"),
         ({"kld_method": "var0.01"}, "kld_method='var0.01' is not 'none', 'var' or"),
+        ({"use_post_recon_loss": False}, "use_post_recon_loss=False leaves no loss with kld_method='none', expected"),
+        ({"num_iterations": 0}, "num_iterations=0, expected at least 1"),
+        ({"enc_ks": 4}, "enc_ks=4 is even, expected an odd size"),
         ({"kld_method": "var-0"}, "kld_method='var-0' is not"),
         ({"pred_type": "lstm"}, "pred_type='lstm' is not one of 'transformer', 'mlp'"),
         ({"pred_num_heads": 3}, "d_model=8 does not divide into 3 heads"),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from slotformer import original
 from slotformer.framework.params import load_params
-from slotformer.video_prediction import Keys, build_model
+from slotformer.video_prediction import Keys, build_method, build_model
 from slotformer.video_prediction.models.rollouter import SlotRollouter, sinusoidal_codes
 from slotformer.video_prediction.models.single_step import SingleStepSlotFormer
 from slotformer.video_prediction.models.slotformer import SlotFormer
@@ -170,6 +170,30 @@ def test_frames_after_the_end_of_a_video_do_not_count() -> None:
     torch.testing.assert_close(after["slot_recon_loss"], mean)
     batch["vid_len"][:] = 1
     assert model.loss(batch, 0)["loss"] == 0
+
+
+def test_parts_of_a_batch_count_by_their_frames() -> None:
+    params = load_params(ROOT / "slotformer/video_prediction/configs/slotformer_phyre_params-fold0.py", Keys)
+    model, batch = lively(SingleStepSlotFormer), clips(batch=3)
+    batch["vid_len"] = torch.tensor([SEEN + PREDICTED, SEEN + 1, SEEN])
+    whole = model.loss(batch, 0)
+    whole["loss"].backward()
+    gradients = {name: value.grad.clone() for name, value in model.rollouter.named_parameters() if value.requires_grad}
+    model.zero_grad()
+    weighed = build_method(params).take(model, batch)
+    assert weighed["mean_frames"].tolist() == pytest.approx([(PREDICTED + 1) / 3] * 3)
+    torch.testing.assert_close(model.loss(weighed, 0)["loss"], whole["loss"])
+    found = 0.0
+    for rows in (slice(0, 1), slice(1, 3)):
+        part = {key: value[rows] for key, value in weighed.items()}
+        loss = model.loss(part, 0)["loss"] * len(part["slots"]) / 3
+        loss.backward()
+        found += loss.detach()
+    torch.testing.assert_close(found, whole["loss"].detach())
+    for name, value in model.rollouter.named_parameters():
+        if value.requires_grad:
+            torch.testing.assert_close(value.grad, gradients[name], rtol=1e-3, atol=1e-5, msg=name)
+    assert build_method(params).take(model, clips()).keys() == clips().keys()
 
 
 @pytest.mark.parametrize("frames_per_part", [2, 3, 100])

@@ -1,6 +1,8 @@
 """Scores of a validation, and which of them makes a checkpoint the best."""
 
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,8 @@ from torch import Tensor, nn
 
 from slotformer.framework.checkpoints import EpochFiles
 from slotformer.framework.validation import Validator
+
+CPU = torch.device("cpu")
 
 
 class Numbers:
@@ -80,6 +84,39 @@ def test_terms_of_the_loss_are_means_over_samples(tmp_path):
 def test_scores_are_means_over_the_samples_that_have_them(tmp_path):
     scores = validator(CountingMethod(), tmp_path).score()
     assert scores == {"accuracy": pytest.approx(4 / 7), "large": pytest.approx(5.5)}
+
+
+class Watched(Validator):
+    """Notes which samples are looked at for signs of collapse."""
+
+    def _signs(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        self.seen.append(int(batch["number"][0]))
+        return {}
+
+
+@pytest.mark.parametrize(("place", "count", "expected"), [(0, 1, [0, 1, 2, 3]), (0, 2, [0, 2]), (1, 2, [1, 3])])
+def test_any_number_of_processes_looks_at_the_same_batches(tmp_path, place, count, expected):
+    made = Watched(**vars(validator(PlainMethod(), tmp_path)))
+    made.batch_size, made.seen, made.model.decompose = 1, [], None
+    made.accelerator = SimpleNamespace(
+        process_index=place, num_processes=count, is_main_process=True, device=CPU, autocast=nullcontext
+    )
+    made.score()
+    assert made.seen == expected
+
+
+def test_nothing_is_drawn_where_no_samples_are_to_be_shown(tmp_path):
+    drawn = []
+
+    class DrawingMethod(PlainMethod):
+        def videos(self, model: nn.Module) -> dict[str, Tensor]:
+            drawn.append(model)
+            return {}
+
+    made = validator(DrawingMethod(), tmp_path)
+    made.draws = False
+    made.draw(0)
+    assert not drawn
 
 
 def test_the_highest_score_is_the_best(tmp_path):

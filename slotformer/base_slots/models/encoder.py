@@ -59,6 +59,8 @@ class ConvEncoder(nn.Sequential):
     """Convolutions to features, 64x64 of them at the published resolutions; no ReLU after the last."""
 
     def __init__(self, enc_channels: tuple[int, ...], enc_ks: int, enc_norm: Norm, resolution: tuple[int, int]):
+        if enc_ks % 2 == 0:
+            raise ValueError(f"enc_ks={enc_ks} is even, expected an odd size: features must lie where their pixels do")
         blocks, first = [], stride_of(resolution)
         for number, sizes in enumerate(pairwise(enc_channels), start=2):
             stride = first if number == 2 else 1
@@ -89,6 +91,8 @@ class SlotVideoEncoder(nn.Module):
         enc_out_channels: int,
         eps: float,
     ):
+        if num_iterations < 1:
+            raise ValueError(f"num_iterations={num_iterations}, expected at least 1 iteration of slot attention")
         super().__init__()
         self.clip_len = clip_len
         self.init_latents = nn.Parameter(torch.randn(1, num_slots, slot_size))

@@ -79,6 +79,8 @@ class StoSAVi(PixelAutoencoder):
         dropout: float = 0.1,
         frames_per_part: int | None = None,
     ):
+        if not use_post_recon_loss and kld_method == "none":
+            raise ValueError("use_post_recon_loss=False leaves no loss with kld_method='none', expected 'var'")
         transformer = (pred_norm_first, pred_num_layers, pred_num_heads, pred_ffn_dim)
         super().__init__(
             lambda: ConvEncoder(enc_channels, enc_ks, enc_norm, resolution),

@@ -34,13 +34,24 @@ def split_clip(
 
 
 def frame_shares(
-    batch_size: int, rollout_len: int, history_len: int, vid_len: Integer[Tensor, " B"] | None, device: torch.device
+    batch_size: int,
+    rollout_len: int,
+    history_len: int,
+    vid_len: Integer[Tensor, " B"] | None,
+    mean_frames: Float[Tensor, " B"] | None,
+    device: torch.device,
 ) -> Float[Tensor, "B K"]:
-    """The share of each predicted frame in a mean over those that count: all, but from number `vid_len` on none."""
+    """The share of each predicted frame in a mean over those that count: all, but from number `vid_len` on none.
+
+    `mean_frames` is how many count in a video, on the average over a larger whole of which the videos are a part; the
+    mean of such parts of one size is that of the whole.
+    """
     counts = torch.ones(batch_size, rollout_len, device=device)
     if vid_len is not None:
         numbers = history_len + torch.arange(rollout_len, device=device)
         counts = (numbers < vid_len[:, None]).float()
+    if mean_frames is not None:
+        return counts / (batch_size * mean_frames[:, None])
     return counts / counts.sum().clamp(min=1)
 
 
@@ -103,12 +114,14 @@ class SlotFormer(nn.Module):
         Terms: `slot_recon_loss`, the mean squared error of predicted slots, and `img_recon_loss`, that of their
         pictures in [-1, 1], for which `batch["video"]` (B, T, 3, H, W) in [0, 1] is needed. In evaluation mode also
         `slot_recon_loss_1` to `_6`, of the first predicted frames each by itself, whatever their weights.
-        `batch["vid_len"]` (B,), if given, is how many frames of a video count; the others repeat the last.
+        `batch["vid_len"]` (B,), if given, is how many frames of a video count; the others repeat the last. For
+        `batch["mean_frames"]` (B,) see `frame_shares`.
         """
         past, future = split_clip(batch["slots"], self.history_len, self.rollout_len)
         predicted = self.rollouter(past, self.rollout_len)
         errors = (predicted - future).square().mean(dim=(2, 3))
-        shares = frame_shares(*errors.shape, self.history_len, batch.get("vid_len"), errors.device)
+        lengths, mean_frames = batch.get("vid_len"), batch.get("mean_frames")
+        shares = frame_shares(*errors.shape, self.history_len, lengths, mean_frames, errors.device)
         factor = self.loss_decay_factor if self.training else 1.0
         weights = temporal_weights(factor, self.rollout_len).to(past.device)
         terms = {"slot_recon_loss": (errors * weights * shares).sum()}
