@@ -20,7 +20,7 @@ from core.training.signals import STOPPED_EXIT_CODE
 from slotdiffusion.framework.generation import Medium, Sampling, pixels_of, slots_of, to_pixels
 from slotdiffusion.framework.generation_flags import SHOWN_VIDEOS
 from slotdiffusion.framework.mixing import Donors, donors_of_original, donors_of_set, mixed
-from slotdiffusion.framework.output_folders import SampleFolder, free_to_write, write_mp4
+from slotdiffusion.framework.output_folders import SampleFolder, ShownVideos, free_to_write
 from slotformer.framework.extraction import Trained, launched, open_trained, read_params, videos_at_a_time
 from slotformer.framework.params import file_of
 
@@ -36,58 +36,65 @@ def compose(arguments: Namespace, words: Sequence[str], medium: Medium) -> int:
     mixing = {"mixing": f"as the original, in batches of {wanted}" if arguments.as_original else "the whole set"}
     sampling = Sampling.of(arguments, params)
     trained = open_trained(arguments, params, medium.task, {**data, **mixing, **sampling.decisive})
+    sampling.check(trained.model)
     batch_size = videos_at_a_time(trained.model, trained.accelerator.device, wanted)
     num_slots = trained.model.init_latents.shape[1]
     if arguments.as_original:
         donors = donors_of_original(len(source), num_slots, wanted)
     else:
         donors = donors_of_set(len(source), num_slots, arguments.seed)
+    if arguments.save_video:
+        shown = ShownVideos(folder / "vis", "comp")
+        if trained.is_main:
+            shown.claim(trained.provenance)
+        count = min(len(source), SHOWN_VIDEOS)
+        if not generate(trained, source, count, donors, shown, None, batch_size, sampling, medium.name):
+            return STOPPED_EXIT_CODE
+        trained.report_speed()
+        end_processes(trained.accelerator)
+        if trained.is_main:
+            print(f"{count} videos in {shown.path}")
+        return 0
     generated, real = (medium.folder(folder / "eval" / f"{side}_{medium.suffix}") for side in ("comp", "gt"))
-    if trained.is_main and not arguments.save_video:
+    if trained.is_main:
         generated.claim(trained.provenance)
         real.claim(Provenance(data))
-    target = folder / "vis" if arguments.save_video else generated
-    if not generate(trained, source, donors, target, real, batch_size, sampling, medium.name):
+    if not generate(trained, source, len(source), donors, generated, real, batch_size, sampling, medium.name):
         return STOPPED_EXIT_CODE
     trained.report_speed()
     end_processes(trained.accelerator)
-    if trained.is_main and not arguments.save_video:
+    if trained.is_main:
         name = file_of(arguments.params).stem
         results = folder / f"{arguments.weight.stem}-comp_gen-{name}.json"
         write_results(trained, source, generated, real, results, donors.tolist(), medium)
-    elif trained.is_main:
-        print(f"{min(len(source), SHOWN_VIDEOS)} videos in {target}")
     return 0
 
 
 def generate(
     trained: Trained,
     source: BatchSource,
+    count: int,
     donors: Donors,
-    target: SampleFolder | Path,
-    real: SampleFolder,
+    target: SampleFolder | ShownVideos,
+    real: SampleFolder | None,
     batch_size: int,
     sampling: Sampling,
     what: str,
 ) -> bool:
-    """Write all samples that are not there yet, as pictures or as mp4; False if a signal stopped it."""
-    is_mp4 = isinstance(target, Path)
-    wanted = range(min(len(source), SHOWN_VIDEOS) if is_mp4 else len(source))
-    missing = [index for index in wanted if is_mp4 or not (target.has(index) and real.has(index))]
+    """Write the first `count` samples that are not there yet; False if a signal stopped it."""
+    missing = [index for index in range(count) if not (target.has(index) and (real is None or real.has(index)))]
     trained.accelerator.wait_for_everyone()  # all processes share out the same list
     slots = extract(trained, source, batch_size, what) if missing else {}
     if slots is None:
         return False
 
-    def work(batch: dict[str, Tensor], indices: Sequence[int]) -> None:
+    def work(batch: dict[str, Tensor], indices: np.ndarray) -> None:
         device = trained.accelerator.device
         chosen = torch.from_numpy(mixed(slots, donors[indices])).to(device)
         pictures = to_pixels(sampling.pictures(trained.model, chosen, indices)).numpy()
-        for index, frames, truth in zip(indices, pictures, pixels_of(batch).numpy()):
-            if is_mp4:
-                write_mp4(target / f"{index}_comp.mp4", frames)
-            else:
-                target.write(index, frames)
+        for index, frames, truth in zip(indices.tolist(), pictures, pixels_of(batch).numpy()):
+            target.write(index, frames)
+            if real is not None:
                 real.write(index, truth)
 
     return trained.go_through(source, missing, batch_size, work, f"{what} generated")
@@ -97,8 +104,8 @@ def extract(trained: Trained, source: BatchSource, batch_size: int, what: str) -
     """The slots of all samples, in every process; None if a signal stopped it."""
     found: list[tuple[int, np.ndarray]] = []
 
-    def add(batch: dict[str, Tensor], indices: Sequence[int]) -> None:
-        found.extend(zip(map(int, indices), slots_of(trained.model, batch).float().cpu().numpy()))
+    def add(batch: dict[str, Tensor], indices: np.ndarray) -> None:
+        found.extend(zip(indices.tolist(), slots_of(trained.model, batch).float().cpu().numpy()))
 
     if not trained.go_through(source, range(len(source)), batch_size, add, f"slots of {what}"):
         return None

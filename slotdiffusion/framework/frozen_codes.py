@@ -5,6 +5,7 @@ words.
 """
 
 import hashlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from tqdm import tqdm
 
 from core.data.cache import cached_rows
 from core.training.checkpoint import CheckpointError, load_weights
+from core.training.launch import is_main_process
 from slotdiffusion.models.latent_diffusion import build_vae
 from slotdiffusion.models.vqvae import VQVAE, FrozenVQVAE, load_vqvae
 from slotformer import original
@@ -49,10 +51,17 @@ def codes_of(params: BaseParams) -> Codes | None:
     """How the frozen autoencoder of the configuration encodes.
 
     None for models without one, and where its weights are not there: a fresh training needs them and says so, a
-    continued one has them in its checkpoint.
+    continued one has them in its checkpoint, and a note says that it goes on in another way.
     """
     model = read_autoencoder(params)
     if model is None:
+        if (named := named_autoencoder(params)) and is_main_process():
+            print(
+                f"note: {named[0]}: {named[1] or 'no path'}: no such file. What the frozen autoencoder says of the "
+                "training data is computed at every step, not once: slower, and not bit for bit as a training that "
+                "began with the file",
+                file=sys.stderr,
+            )
         return None
     height, width = params.resolution
     if isinstance(model, VQVAE):
@@ -92,14 +101,21 @@ def encoded_once(
     return stored.view(codes.kind).reshape(count, *codes.shape)
 
 
+def named_autoencoder(params: BaseParams) -> tuple[str, str | None] | None:
+    """The entry of the configuration that names the weights of the frozen autoencoder, and its value.
+
+    None for models without one, such as latent diffusion that denoises the pictures themselves.
+    """
+    if params.model in OF_WORDS:
+        return "dvae_dict.dvae_ckp_path", params.dvae_dict.get("dvae_ckp_path")
+    if params.model in OF_LATENTS and (vae_dict := params.dec_dict.get("vae_dict")):
+        return "dec_dict.vae_dict.vqvae_ckp_path", vae_dict.get("vqvae_ckp_path")
+    return None
+
+
 def autoencoder_path(params: BaseParams) -> Path | None:
     """The weights of the frozen autoencoder that the configuration names; None where there are none."""
-    if params.model in OF_WORDS:
-        path = params.dvae_dict.get("dvae_ckp_path")
-    elif params.model in OF_LATENTS:
-        path = params.dec_dict.get("vae_dict", {}).get("vqvae_ckp_path")
-    else:
-        path = None
+    _, path = named_autoencoder(params) or (None, None)
     return Path(path) if path and Path(path).is_file() else None
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
@@ -24,6 +25,8 @@ from slotformer.framework.params import BaseParams, ParamsError
 
 TOKEN_FRAMES = 24
 """Whose words are generated in one pass."""
+SAMPLING = (*OF_LATENTS, "LDMSlotFormer")
+"""Models whose pictures a solver finds."""
 Scores = dict[str, float | int]
 
 
@@ -65,7 +68,7 @@ def picture_of(
     return torch.cat(pictures).unflatten(0, slots.shape[:2])
 
 
-def start_noise(seed: int, samples: Sequence[int], device: torch.device) -> Noise:
+def start_noise(seed: int, samples: Sequence[int] | np.ndarray, device: torch.device) -> Noise:
     """One draw for all frames of a sample, keyed by (seed, sample): the same in any batch and process."""
 
     def draw(name: str, shape: tuple[int, ...]) -> Tensor:
@@ -89,9 +92,14 @@ class Sampling:
         """Raises ParamsError where there is nothing to solve for."""
         given = {"sampler": arguments.solver, "steps": arguments.solver_steps}
         solver = {name: value for name, value in given.items() if value is not None}
-        if solver and params.model not in OF_LATENTS:
+        if solver and params.model not in SAMPLING:
             raise ParamsError(f"--solver, --solver_steps: {params.model} does not sample its pictures; leave them out")
         return Sampling(arguments.seed, solver)
+
+    def check(self, model: nn.Module) -> None:
+        """Raises ValueError for a number of steps that the model's solver cannot take; before anything is claimed."""
+        if self.solver:
+            model.dm_decoder.number_of_steps(**self.solver)
 
     @property
     def decisive(self) -> dict[str, Any]:
@@ -99,7 +107,7 @@ class Sampling:
         return {**self.solver, "seed": self.seed}
 
     def pictures(
-        self, model: SAViDiffusion | SAVi | STEVE, slots: Float[Tensor, "B T N D"], samples: Sequence[int]
+        self, model: SAViDiffusion | SAVi | STEVE, slots: Float[Tensor, "B T N D"], samples: Sequence[int] | np.ndarray
     ) -> Float[Tensor, "B T 3 H W"]:
         """Those of samples with these numbers, see `start_noise`."""
         return picture_of(model, slots, start_noise(self.seed, samples, slots.device), **self.solver)

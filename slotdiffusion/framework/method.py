@@ -47,7 +47,8 @@ class SegmentingMethod(BaseMethod, ABC):
     def __init__(self, params: BaseParams):
         super().__init__(params)
         self.best_by = "fari" if self.has_masks() else "loss"
-        self._is_checked = False
+        self.has_begun = False
+        """Training, in this process."""
 
     @abstractmethod
     def has_masks(self) -> bool:
@@ -66,9 +67,9 @@ class SegmentingMethod(BaseMethod, ABC):
 
     def before_step(self, model: nn.Module, step: int, num_steps: int) -> None:
         """Before the first step make sure that the training reads codes of the model's own autoencoder."""
-        if not self._is_checked:
+        if not self.has_begun:
             check_autoencoder(self.params, model)
-            self._is_checked = True
+            self.has_begun = True
 
     def samples(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """The terms of the loss, signs of collapse, and with masks `ari`, `fari`, `miou`, `fmiou` and `mbo`.

@@ -21,7 +21,7 @@ from core.metrics.i3d import MIN_FRAMES, load_i3d
 from core.metrics.inception import load_inception
 from core.metrics.pretrained import MissingWeightsError
 from core.metrics.video import FeatureNetwork, FrechetDistance
-from core.provenance import Provenance
+from core.provenance import Provenance, write_provenance
 from core.viz.videos import encode_mp4
 
 FPS = 8
@@ -40,6 +40,24 @@ def free_to_write(folder: Path) -> Path:
     if not os.access(folder, os.W_OK):
         raise DataError(f"{folder}: results cannot be written there. Give another folder with --out")
     return folder
+
+
+def claim(folder: Path, description: Path, provenance: Provenance, pattern: str = "*") -> None:
+    """Say in the file `description` where what matches `pattern` in `folder` is from; by one process, before all.
+
+    What a process left that was killed is removed, and a description of nothing gives way. Raises DataError where the
+    folder holds what is from elsewhere.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for partial in folder.glob(".*.partial"):
+        if partial.is_dir():
+            shutil.rmtree(partial)
+        else:
+            partial.unlink()
+    if all(entry == description for entry in folder.glob(pattern)):
+        write_provenance(description, provenance)
+    else:
+        provenance.claim(folder, description)
 
 
 class SampleFolder(ABC):
@@ -63,12 +81,8 @@ class SampleFolder(ABC):
         """The first frames of a sample, as many as there are up to `num_frames`."""
 
     def claim(self, provenance: Provenance) -> None:
-        """By one process, before all."""
-        description = self.path.with_name(f"{self.path.name}.json")
-        self.path.mkdir(parents=True, exist_ok=True)
-        if not any(self.path.iterdir()):
-            description.unlink(missing_ok=True)  # of samples that were removed
-        provenance.claim(self.path, description)
+        """By one process, before all; see `claim`."""
+        claim(self.path, self.path.with_name(f"{self.path.name}.json"), provenance)
 
 
 class VideoFolder(SampleFolder):
@@ -116,17 +130,42 @@ class PictureFolder(SampleFolder):
         return self.path / f"{index}.png"
 
 
+class ShownVideos:
+    """Videos to look at: files `<index>_<kind>.mp4` in `path`, beside those of other kinds.
+
+    `<path>_<kind>.json` tells where they are from.
+    """
+
+    def __init__(self, path: Path, kind: str):
+        self.path = path
+        self.kind = kind
+
+    def has(self, index: int) -> bool:
+        return self._file(index).is_file()
+
+    def write(self, index: int, video: Video) -> None:
+        """Leave it there as a whole or not at all. Raises DataError."""
+        try:
+            with replacing(self._file(index)) as partial:
+                partial.write_bytes(encode_mp4(video, FPS))
+        except OSError as error:
+            raise unwritable(self.path, index, error) from error
+
+    def claim(self, provenance: Provenance) -> None:
+        """By one process, before all; see `claim`."""
+        description = self.path.with_name(f"{self.path.name}_{self.kind}.json")
+        claim(self.path, description, provenance, f"*_{self.kind}.mp4")
+
+    def _file(self, index: int) -> Path:
+        return self.path / f"{index}_{self.kind}.mp4"
+
+
 def unwritable(path: Path, index: int, error: OSError) -> DataError:
     """Why a sample is not there."""
     return DataError(
         f"{path}: sample {index} cannot be written ({error.strerror or error}). Make room, and repeat the command to "
         "continue"
     )
-
-
-def write_mp4(path: Path, video: Video) -> None:
-    with replacing(path) as partial:
-        partial.write_bytes(encode_mp4(video, FPS))
 
 
 def frechet_distance(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,12 +16,12 @@ from core.files import replacing
 from core.metrics.perceptual import load_lpips
 from core.metrics.pretrained import MissingWeightsError
 from core.metrics.reconstruction import reconstruction_scores
-from core.provenance import Provenance
+from core.provenance import FILE, Provenance
 from core.training.launch import end_processes
 from core.training.signals import STOPPED_EXIT_CODE
 from slotdiffusion.framework.generation import Medium, Sampling, pixels_of, slots_of, to_pixels, videos_of
 from slotdiffusion.framework.generation_flags import SHOWN_VIDEOS
-from slotdiffusion.framework.output_folders import SampleFolder, free_to_write, write_mp4
+from slotdiffusion.framework.output_folders import SampleFolder, ShownVideos, claim, free_to_write
 from slotformer.framework.extraction import Trained, launched, open_trained, read_params, videos_at_a_time
 from slotformer.framework.params import file_of
 
@@ -51,10 +52,15 @@ def reconstruct(arguments: Namespace, words: Sequence[str], medium: Medium) -> i
     source, data = medium.open_test(params)
     sampling = Sampling.of(arguments, params)
     trained = open_trained(arguments, params, medium.task, {**data, **sampling.decisive})
+    sampling.check(trained.model)
     wanted = params.val_batch_size if arguments.bs == -1 else arguments.bs
     batch_size = videos_at_a_time(trained.model, trained.accelerator.device, wanted)
     if arguments.save_video:
-        if not write_mp4s(trained, source, folder / "vis", batch_size, sampling):
+        shown, truth = (ShownVideos(folder / "vis", kind) for kind in ("recon", "gt"))
+        if trained.is_main:
+            shown.claim(trained.provenance)
+            truth.claim(Provenance(data))
+        if not show(trained, source, shown, truth, batch_size, sampling):
             return STOPPED_EXIT_CODE
         end_processes(trained.accelerator)
         return 0
@@ -62,7 +68,7 @@ def reconstruct(arguments: Namespace, words: Sequence[str], medium: Medium) -> i
     outputs = Outputs(recon, real, folder / "eval" / "recon_metrics")
     if trained.is_main:
         recon.claim(trained.provenance)
-        trained.provenance.claim(outputs.scores)
+        claim(outputs.scores, outputs.scores / FILE, trained.provenance)
         real.claim(Provenance(data))
     percept_dist, remarks = perceptual_distance(trained)
     if not generate(trained, source, outputs, batch_size, sampling, percept_dist, medium.name):
@@ -103,12 +109,12 @@ def generate(
     missing = [index for index in range(len(source)) if not is_done(index)]
     trained.accelerator.wait_for_everyone()  # all processes share out the same list
 
-    def work(batch: dict[str, Tensor], indices: Sequence[int]) -> None:
+    def work(batch: dict[str, Tensor], indices: np.ndarray) -> None:
         videos = videos_of(batch)
         pictures = sampling.pictures(trained.model, slots_of(trained.model, batch), indices)
         with torch.autocast(videos.device.type, enabled=False):
             found = reconstruction_scores(pictures, 2 * videos - 1, percept_dist)
-        rows = zip(indices, to_pixels(pictures).numpy(), pixels_of(batch).numpy())
+        rows = zip(indices.tolist(), to_pixels(pictures).numpy(), pixels_of(batch).numpy())
         for place, (index, generated, truth) in enumerate(rows):
             recon.write(index, generated)
             real.write(index, truth)
@@ -147,17 +153,26 @@ def write_results(
     print(f"{medium.name} in {outputs.recon.path} and {outputs.real.path}, scores in {results}")
 
 
-def write_mp4s(trained: Trained, source: BatchSource, folder: Path, batch_size: int, sampling: Sampling) -> bool:
-    """Videos to look at; False if a signal stopped it."""
+def show(
+    trained: Trained,
+    source: BatchSource,
+    shown: ShownVideos,
+    truth: ShownVideos,
+    batch_size: int,
+    sampling: Sampling,
+) -> bool:
+    """Write the videos to look at that are not there yet; False if a signal stopped it."""
+    wanted = range(min(len(source), SHOWN_VIDEOS))
+    missing = [video for video in wanted if not (shown.has(video) and truth.has(video))]
+    trained.accelerator.wait_for_everyone()  # all processes share out the same list
 
-    def work(batch: dict[str, Tensor], videos: Sequence[int]) -> None:
+    def work(batch: dict[str, Tensor], videos: np.ndarray) -> None:
         pictures = sampling.pictures(trained.model, slots_of(trained.model, batch), videos)
-        for video, generated, truth in zip(videos, to_pixels(pictures).numpy(), pixels_of(batch).numpy()):
-            write_mp4(folder / f"{video}_recon.mp4", generated)
-            write_mp4(folder / f"{video}_gt.mp4", truth)
+        for video, generated, real in zip(videos.tolist(), to_pixels(pictures).numpy(), pixels_of(batch).numpy()):
+            shown.write(video, generated)
+            truth.write(video, real)
 
-    shown = range(min(len(source), SHOWN_VIDEOS))
-    is_finished = trained.go_through(source, shown, batch_size, work, "videos reconstructed")
+    is_finished = trained.go_through(source, missing, batch_size, work, "videos reconstructed")
     if is_finished and trained.is_main:
-        print(f"{len(shown)} videos in {folder}")
+        print(f"{len(wanted)} videos in {shown.path}")
     return is_finished

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from core.data.loader import Batch, BatchSource
 from core.files import replacing
 from slotformer.framework.extraction import Trained
+from slotformer.framework.params import BaseParams
 
 TITLES = {"fARI": "fari", "miou": "miou", "mbo": "mbo"}
 """Of what is printed."""
@@ -26,16 +27,24 @@ def results_file(weight: Path, name: str) -> Path:
     return results
 
 
+def named_data(params: BaseParams) -> dict[str, str]:
+    """Which data set was scored: of MOVi also the level, and of a folder where it is."""
+    if params.dataset == "folder":
+        return {"dataset": params.dataset, "data_root": params.data_root}
+    level = params.movi_level if params.dataset in ("movi", "steve_movi") else None
+    return {"dataset": f"{params.dataset} {level}" if level else params.dataset}
+
+
 def score_all(
     trained: Trained, source: BatchSource, batch_size: int, scores_of: Callable[[Batch], dict[str, Tensor]], what: str
 ) -> dict[str, np.ndarray] | None:
     """`scores_of` every sample, in their order, in all processes; None if a signal stopped it."""
     rows: list[tuple[int, dict[str, float]]] = []
 
-    def score(batch: Batch, indices: Sequence[int]) -> None:
+    def score(batch: Batch, indices: np.ndarray) -> None:
         values = {name: of.tolist() for name, of in scores_of(batch).items()}
         rows.extend(
-            (int(index), {name: of[place] for name, of in values.items()}) for place, index in enumerate(indices)
+            (index, {name: of[place] for name, of in values.items()}) for place, index in enumerate(indices.tolist())
         )
 
     if not trained.go_through(source, range(len(source)), batch_size, score, f"{what} segmented"):

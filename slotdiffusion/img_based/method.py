@@ -102,7 +102,7 @@ class DiffusionMethod(SegmentingPicturesMethod, method.DiffusionMethod):
         """`imgs`: pictures and what each slot attends to. `recon`: pictures and what DPM-Solver++ makes of their slots.
 
         `diffusion_row` and `denoise_row`: see `sampled_rows`; every picture begins at noise of its own.
-        `dpm_sample_img_recon_loss`: squared error of the samples in [-1, 1].
+        `dpm_sample_img_recon_loss`: squared error of the samples in [-1, 1]; not before training begins.
         """
         batch, noise = self.shown_pictures(model)
         image, decoder = batch["image"], model.dm_decoder
@@ -115,7 +115,8 @@ class DiffusionMethod(SegmentingPicturesMethod, method.DiffusionMethod):
             **{name: side_by_side(row) for name, row in unit.items()},
         }
         error = F.mse_loss(found["denoise_row"][-1], 2 * image - 1)
-        return {name: below_each_other(grid) for name, grid in grids.items()} | {"dpm_sample_img_recon_loss": error}
+        scores = {"dpm_sample_img_recon_loss": error} if self.has_begun else {}
+        return {name: below_each_other(grid) for name, grid in grids.items()} | scores
 
 
 class AveragingDiffusionMethod(Averaging, DiffusionMethod):

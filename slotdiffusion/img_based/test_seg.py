@@ -39,7 +39,14 @@ def evaluate(arguments: Namespace, words: Sequence[str]) -> int:
     from core.training.launch import end_processes
     from core.training.signals import STOPPED_EXIT_CODE
     from slotdiffusion import img_based
-    from slotdiffusion.framework.segmentation import means_of, print_scores, results_file, score_all, write_scores
+    from slotdiffusion.framework.segmentation import (
+        means_of,
+        named_data,
+        print_scores,
+        results_file,
+        score_all,
+        write_scores,
+    )
     from slotdiffusion.img_based.data import has_masks, open_split
     from slotdiffusion.img_based.generation import MODELS
     from slotformer.framework.extraction import launched, open_trained, read_params
@@ -80,7 +87,7 @@ def evaluate(arguments: Namespace, words: Sequence[str]) -> int:
             print_scores(means, prefix)
         described = {
             **trained.provenance.to_dict(),
-            "dataset": params.dataset,
+            **named_data(params),
             "num_pictures": len(source),
             "as_original": as_original,
             "scores": means,

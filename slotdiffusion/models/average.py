@@ -4,11 +4,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 class WeightAverage(nn.Module):
     """Exponential average of the parameters of `model` that are trained, beginning at what they are.
+
+    It is of these parameters for good: it can be put in also where they are frozen later.
 
     After n updates it moves by 1 - min(`decay`, (1 + n) / (10 + n)) of the way: an average of few weights forgets fast.
     Its buffers are named as the parameters, without dots.
@@ -18,16 +20,17 @@ class WeightAverage(nn.Module):
         super().__init__()
         self.register_buffer("decay", torch.tensor(decay, dtype=torch.float32))
         self.register_buffer("num_updates", torch.tensor(0, dtype=torch.int32))
-        for name, value in _trained(model):
-            self.register_buffer(_buffer_name(name), value.detach().clone())
+        self.names = [name for name, value in model.named_parameters() if value.requires_grad]
+        for name in self.names:
+            self.register_buffer(_buffer_name(name), model.get_parameter(name).detach().clone())
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Once after every step of the optimiser."""
         self.num_updates += 1
         share = 1 - torch.minimum(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
-        for name, value in _trained(model):
-            self.get_buffer(_buffer_name(name)).lerp_(value, share)
+        for name in self.names:
+            self.get_buffer(_buffer_name(name)).lerp_(model.get_parameter(name), share)
 
     @contextmanager
     def scope(self, model: nn.Module) -> Iterator[None]:
@@ -40,13 +43,9 @@ class WeightAverage(nn.Module):
 
     def _exchange(self, model: nn.Module) -> None:
         """Only names change places: no weight is copied."""
-        for name, value in _trained(model):
-            average = self.get_buffer(_buffer_name(name))
+        for name in self.names:
+            value, average = model.get_parameter(name), self.get_buffer(_buffer_name(name))
             value.data, average.data = average.data, value.data
-
-
-def _trained(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    return ((name, value) for name, value in model.named_parameters() if value.requires_grad)
 
 
 def _buffer_name(parameter: str) -> str:

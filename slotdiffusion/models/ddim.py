@@ -22,6 +22,12 @@ class DDIMStep(NamedTuple):
     of_draw: float
 
 
+def check_ddim_steps(timesteps: int, steps: int) -> None:
+    """Raises ValueError where there are not as many."""
+    if not 0 < steps < timesteps:
+        raise ValueError(f"steps={steps}: DDIM takes 1 to {timesteps - 1} steps of a diffusion of {timesteps}")
+
+
 def ddim_timesteps(
     timesteps: int, steps: int, spacing: Literal["uniform", "quad"] = "uniform"
 ) -> Int64[np.ndarray, " S"]:
@@ -29,8 +35,7 @@ def ddim_timesteps(
 
     Raises ValueError where there are not as many.
     """
-    if not 0 < steps < timesteps:
-        raise ValueError(f"steps={steps}: DDIM takes 1 to {timesteps - 1} steps of a diffusion of {timesteps}")
+    check_ddim_steps(timesteps, steps)
     if spacing == "uniform":
         grid = np.arange(0, timesteps, timesteps // steps) + 1
     else:

@@ -37,7 +37,7 @@ class _Node(NamedTuple):
 
 def orders_of(evaluations: int) -> list[int]:
     """The orders of the steps, which sum to `evaluations`: as many of 3 as leave a smaller one for the end."""
-    _check_evaluations(evaluations)
+    check_evaluations(evaluations)
     threes, rest = divmod(evaluations, 3)
     if rest:
         return [3] * threes + [rest]
@@ -78,7 +78,7 @@ def multistep_updates(schedule: NoiseSchedule, evaluations: int, network_timeste
 
     The first is of order 1, as is, with less than 10 steps, the last. Times and errors as above.
     """
-    _check_evaluations(evaluations)
+    check_evaluations(evaluations)
     times = np.linspace(1, 1 / len(schedule), evaluations + 1)
     nodes = _nodes(schedule, times, network_timesteps)
     updates = []
@@ -111,7 +111,8 @@ def solve(start: Maps, updates: Sequence[Update], estimate: Estimator) -> list[M
     return states
 
 
-def _check_evaluations(evaluations: int) -> None:
+def check_evaluations(evaluations: int) -> None:
+    """Raises ValueError without an evaluation."""
     if evaluations < 1:
         raise ValueError(f"steps={evaluations}: the solver needs at least one evaluation of the network")
 

@@ -20,7 +20,7 @@ from core.nn.noise import Noise
 from core.spelling import nearest
 from slotdiffusion.models.ancestral import sample_ancestral
 from slotdiffusion.models.average import WeightAverage
-from slotdiffusion.models.ddim import sample_ddim
+from slotdiffusion.models.ddim import check_ddim_steps, sample_ddim
 from slotdiffusion.models.diffusion import (
     TARGETS,
     Correction,
@@ -33,7 +33,7 @@ from slotdiffusion.models.diffusion import (
     estimate_from,
     training_target,
 )
-from slotdiffusion.models.dpm_solver import multistep_updates, singlestep_updates, solve
+from slotdiffusion.models.dpm_solver import check_evaluations, multistep_updates, singlestep_updates, solve
 from slotdiffusion.models.noise_schedule import NoiseSchedule, make_betas
 from slotdiffusion.models.unet import SlotKeys, Times, UNet
 from slotdiffusion.models.vqvae import VQVAE, FrozenVQVAE, pictures_of
@@ -46,6 +46,7 @@ CONDITIONING_KEYS = ("crossattn", "concat", None)
 SAMPLERS = ("dpm", "dpm_multistep", "ddim", "ancestral")
 ORIGINAL_NETWORK_TIMESTEPS = 1000
 """In which the original's solver counts the network's times, however many there are."""
+VAE_KEYS = ("vae_type", "vqvae_ckp_path", "enc_dec_dict", "vq_dict")
 FIXED = {"dims": 2, "resblock_updown": False, "conv_resample": True, "n_embed": None}
 """Entries of `unet_dict` for what no published model has, and the one value that they may have."""
 UNUSED = {"logvar_init"}
@@ -70,7 +71,7 @@ class DiffusionSettings:
     def of(diffusion_dict: Mapping[str, Any]) -> "DiffusionSettings":
         """Raises ParamsError for an entry unknown here."""
         known = [field.name for field in fields(DiffusionSettings)]
-        settings = _known("diffusion_dict", diffusion_dict, known, UNUSED)
+        settings = _known("dec_dict.diffusion_dict", diffusion_dict, known, UNUSED)
         if settings.get("pred_target", "eps") not in TARGETS:
             raise ParamsError(f"diffusion_dict: pred_target={settings['pred_target']!r} is not one of {TARGETS}")
         return DiffusionSettings(**settings)
@@ -80,12 +81,26 @@ class DiffusionSettings:
         return NoiseSchedule(make_betas(self.beta_schedule, self.timesteps, *ranges))
 
 
-def _known(name: str, given: Mapping[str, Any], known: Collection[str], ignored: Collection[str]) -> dict[str, Any]:
-    """`given` without what is ignored. Raises ParamsError for another entry than the known ones."""
+def _known(
+    name: str,
+    given: Mapping[str, Any],
+    known: Collection[str],
+    ignored: Collection[str] = (),
+    lists: Collection[str] = (),
+    needed: Collection[str] = (),
+) -> dict[str, Any]:
+    """`given` without what is ignored.
+
+    Raises ParamsError for another entry than the known ones, for `lists` that are none, and without what is needed.
+    """
     kept = {key: value for key, value in given.items() if key not in ignored}
-    for key in kept:
+    for key, value in kept.items():
         if key not in known:
-            raise ParamsError(f"dec_dict.{name} has no {key!r}{nearest(key, known)}")
+            raise ParamsError(f"{name} has no {key!r}{nearest(key, [*known, *ignored])}")
+        if key in lists and not isinstance(value, list | tuple):
+            raise ParamsError(f"{name}: {key} is {value!r}, expected a list of numbers")
+    if missing := [key for key in needed if key not in kept]:
+        raise ParamsError(f"{name} needs {', '.join(missing)}: add it to the configuration")
     return kept
 
 
@@ -94,14 +109,33 @@ def build_unet(unet_dict: Mapping[str, Any]) -> UNet:
     for key, value in FIXED.items():
         if unet_dict.get(key, value) != value:
             raise ParamsError(f"dec_dict.unet_dict: {key}={unet_dict[key]!r} is not built here, only {value!r}")
-    return UNet(**_known("unet_dict", unet_dict, signature(UNet).parameters, FIXED))
+    lists = ("attention_resolutions", "channel_mult")
+    return UNet(**_known("dec_dict.unet_dict", unet_dict, signature(UNet).parameters, FIXED, lists))
 
 
 def build_vae(vae_dict: Mapping[str, Any], z_scale_factor: float) -> FrozenVQVAE:
-    """Untrained: whoever builds the model loads `vqvae_ckp_path` (`load_vqvae`). Raises ParamsError."""
+    """Untrained: whoever builds the model loads `vqvae_ckp_path` (`load_vqvae`).
+
+    Raises ParamsError for an entry unknown here, and for another autoencoder than a VQ-VAE.
+    """
+    parts = ("enc_dec_dict", "vq_dict")
+    _known("dec_dict.vae_dict", vae_dict, VAE_KEYS, needed=parts)
     if vae_dict.get("vae_type", "VQVAE") != "VQVAE":
         raise ParamsError(f"dec_dict.vae_dict: vae_type={vae_dict['vae_type']!r} is not built here, only 'VQVAE'")
-    return FrozenVQVAE(VQVAE(**vae_dict["enc_dec_dict"], **vae_dict["vq_dict"]), z_scale_factor)
+    known, lists, arguments = signature(VQVAE).parameters, ("ch_mult", "attn_resolutions"), {}
+    for part in parts:
+        arguments |= _known(f"dec_dict.vae_dict.{part}", vae_dict[part], known, lists=lists)
+    return FrozenVQVAE(VQVAE(**arguments), z_scale_factor)
+
+
+def build_decoder(dec_dict: Mapping[str, Any], ignored: Collection[str] = (), **others: Any) -> "LatentDiffusion":
+    """That of `dec_dict`, of which `ignored` entries say something else; `others` are arguments unless it says them.
+
+    Raises ParamsError for an entry unknown here, and without one that is needed.
+    """
+    needed = ("resolution", "unet_dict", "diffusion_dict")
+    known = _known("dec_dict", dec_dict, signature(LatentDiffusion).parameters, ignored, ("resolution",), needed)
+    return LatentDiffusion(**{**others, **known})
 
 
 class Condition(NamedTuple):
@@ -176,18 +210,30 @@ class LatentDiffusion(nn.Module):
             self.register_buffer(name, values, persistent=False)
 
     def check_fits(self, picture_size: tuple[int, int], slot_size: int) -> None:
-        """Raises ParamsError unless pictures and slots of these sizes go with `resolution` and `context_dim`."""
+        """Whether slots and pictures of these sizes can be its context and what it draws.
+
+        Raises ParamsError unless it attends to slots, unless they go with `resolution` and `context_dim`, and unless
+        VQ-VAE and UNet can halve the pictures as often as they do.
+        """
+        key, unet = self.model.conditioning_key, self.model.diffusion_model
+        if key != "crossattn":
+            raise ParamsError(
+                f"dec_dict: conditioning_key={key!r} does not let the denoiser see slots: set it to 'crossattn', and "
+                f"unet_dict.context_dim to {slot_size}, the slot_size"
+            )
         factor = self.vae.vqvae.factor if self.vae else 1
         if (expected := tuple(side // factor for side in picture_size)) != self.resolution:
             raise ParamsError(
                 f"dec_dict: resolution={self.resolution}, but what is denoised of pictures of {tuple(picture_size)} is "
                 f"{expected}"
             )
-        if self.model.conditioning_key == "crossattn" and self.model.diffusion_model.context_dim != slot_size:
+        if any(side % (factor * unet.factor) for side in picture_size):
             raise ParamsError(
-                f"dec_dict.unet_dict: context_dim={self.model.diffusion_model.context_dim} must be {slot_size}, the "
-                "slot_size"
+                f"resolution {tuple(picture_size)}: the levels of VQ-VAE and UNet halve pictures again and again; set "
+                f"the sides to multiples of {factor * unet.factor}, or shorten dec_dict.unet_dict.channel_mult"
             )
+        if unet.context_dim != slot_size:
+            raise ParamsError(f"dec_dict.unet_dict: context_dim={unet.context_dim} must be {slot_size}, the slot_size")
 
     def clean(self, batch: dict[str, Tensor]) -> Maps:
         """What is denoised of all F pictures of a batch: their latents, not quantised, which may be there already.
@@ -252,23 +298,35 @@ class LatentDiffusion(nn.Module):
 
         Raises ValueError for another sampler, and for a number of steps that it cannot take.
         """
-        if sampler not in SAMPLERS:
-            raise ValueError(f"sampler={sampler!r} is not one of {SAMPLERS}")
+        steps = self.number_of_steps(sampler, steps)
         shape = (len(context) if count is None else count, self.channels, *self.resolution)
 
         def draw(name: str, shape: tuple[int, ...]) -> Tensor:
             return noise(name, (1, *shape[1:])).expand(shape) if same_noise else noise(name, shape)
 
-        start, total = draw("start", shape), len(self.schedule)
+        start = draw("start", shape)
         estimate = self.estimator(context, self._correction(sampler))
         if sampler == "ancestral":
             return sample_ancestral(start, self.schedule, estimate, draw, self.settings.log_every_t)
         if sampler == "ddim":
-            steps = max(200, total // 5) if steps is None else steps
             return sample_ddim(start, self.schedule, estimate, draw, steps, eta)
         updates_of = singlestep_updates if sampler == "dpm" else multistep_updates
-        steps = max(20, total // 50) if steps is None else steps
         return solve(start, updates_of(self.schedule, steps, self.network_timesteps), estimate)
+
+    def number_of_steps(self, sampler: str = "dpm", steps: int | None = None) -> int:
+        """The `steps` of `sample_states`, by default if None. Raises ValueError as it does."""
+        if sampler not in SAMPLERS:
+            raise ValueError(f"sampler={sampler!r} is not one of {SAMPLERS}")
+        total = len(self.schedule)
+        if sampler == "ancestral":
+            return total
+        if sampler == "ddim":
+            steps = max(200, total // 5) if steps is None else steps
+            check_ddim_steps(total, steps)
+        else:
+            steps = max(20, total // 50) if steps is None else steps
+            check_evaluations(steps)
+        return steps
 
     def generate(
         self,

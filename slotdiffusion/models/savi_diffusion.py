@@ -12,7 +12,7 @@ from torch import Tensor
 
 from core.nn.noise import Noise, ShardedNoise, standard_normal
 from core.types import Decomposition
-from slotdiffusion.models.latent_diffusion import LatentDiffusion
+from slotdiffusion.models.latent_diffusion import build_decoder
 from slotdiffusion.models.slot_encoder import SlotEncoder
 from slotformer.base_slots.models.encoder import ClipState, Track
 from slotformer.framework.params import ParamsError
@@ -39,7 +39,7 @@ class SAViDiffusion(SlotEncoder):
         if not use_denoise_loss:
             raise ParamsError("loss_dict: use_denoise_loss=False leaves SlotDiffusion without a loss")
         super().__init__(resolution=resolution, slot_size=slot_size, **options)
-        self.dm_decoder = LatentDiffusion(**dec_dict, as_original=as_original)
+        self.dm_decoder = build_decoder(dec_dict, as_original=as_original)
         self.dm_decoder.check_fits(resolution, slot_size)
         self.denoise_loss_w = denoise_loss_w
         self.noise: ShardedNoise | None = None

@@ -64,10 +64,11 @@ class Entry(nn.Sequential):
 class UNet(nn.Module):
     """Predicts noise (or what else it is trained for) from noisy latents, their time, and slots.
 
-    Level i has `model_channels * channel_mult[i]` channels and 1 / 2^i of the size, and transformers if 2^i is among
-    `attention_resolutions`; the middle always has one. Without `context_dim` it sees no slots. With `use_checkpoint`
-    the activations inside entries are made again on the way back instead of kept. Raises ValueError for widths that do
-    not divide into groups or heads, and for a first level that is not as wide as the layers around it.
+    Level i has `model_channels * channel_mult[i]` channels and 1 / 2^i of the size, 1 / `factor` on the last; it has
+    transformers if 2^i is among `attention_resolutions`, and the middle always has one. Without `context_dim` it sees
+    no slots. With `use_checkpoint` the activations inside entries are made again on the way back instead of kept.
+    Raises ValueError for widths that do not divide into groups or heads, and for a first level that is not as wide as
+    the layers around it.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class UNet(nn.Module):
         super().__init__()
         if channel_mult[0] != 1:
             raise ValueError(f"channel_mult={tuple(channel_mult)} must begin with 1: model_channels go in and out")
+        self.factor = 2 ** (len(channel_mult) - 1)
         self.model_channels = model_channels
         self.out_channels = out_channels
         self.context_dim = context_dim

@@ -1,7 +1,9 @@
 """The data sets of models of videos, from the keys of a configuration."""
 
+from collections.abc import Sequence
+
 from core.data.clip_reader import ClipReader
-from core.data.clips import block_starts
+from core.data.clips import block_starts, first_start
 from core.data.folder import FolderVideos
 from core.data.folder_layout import has_masks as folder_has_masks
 from core.data.framing import Framing
@@ -43,6 +45,23 @@ def open_validation(params: BaseParams, num_frames: int | None) -> ClipReader:
     if is_steve and num_frames is not None:
         source.clips = block_starts(len(source.names), params.video_len, num_frames, params.frame_offset)
     return source
+
+
+def open_beginnings(params: BaseParams, lengths: Sequence[int]) -> dict[int, ClipReader]:
+    """The test videos, with masks, up to each of these numbers of frames, by the number; -1 stands for all frames.
+
+    Raises ParamsError for more frames than there are.
+    """
+    whole = open_data(params, "test", None, masks=True)
+    most = (len(whole.stems) - 1) // params.frame_offset + 1
+    sources = {}
+    for length in lengths:
+        if length > most:
+            raise ParamsError(f"--seq_len {length}: the test videos have {most} frames. Give at most that, or -1")
+        source = whole if length < 0 else open_data(params, "test", length, masks=True)
+        source.clips = first_start(len(source.names))
+        sources[source.num_frames] = source
+    return sources
 
 
 def open_frames(params: BaseParams, split: str) -> ClipReader:

@@ -76,7 +76,7 @@ class DiffusionMethod(VideoMethod, method.DiffusionMethod):
         """What `masked_videos` gives, and of the same videos what DPM-Solver++ makes of their slots.
 
         `video`: frame and sample. `diffusion_row` and `denoise_row`: see `sampled_rows`; all frames begin at the same
-        noise. `dpm_sample_video_recon_loss`: squared error of the samples in [-1, 1].
+        noise. `dpm_sample_video_recon_loss`: squared error of the samples in [-1, 1]; not before training begins.
         """
         grids = masked_videos(self, model) | {"video": [], "diffusion_row": [], "denoise_row": []}
         decoder, errors = model.dm_decoder, []
@@ -89,7 +89,8 @@ class DiffusionMethod(VideoMethod, method.DiffusionMethod):
             unit["video"] = [batch["video"][0], unit["denoise_row"][-1]]
             for name, row in unit.items():
                 grids[name].append(to_bytes(side_by_side(row)))
-        return stacked(grids) | {"dpm_sample_video_recon_loss": torch.stack(errors).mean()}
+        scores = {"dpm_sample_video_recon_loss": torch.stack(errors).mean()} if self.has_begun else {}
+        return stacked(grids) | scores
 
 
 class AveragingDiffusionMethod(Averaging, DiffusionMethod):

@@ -37,8 +37,15 @@ def evaluate(arguments: Namespace, words: Sequence[str]) -> int:
     from core.training.launch import end_processes
     from core.training.signals import STOPPED_EXIT_CODE
     from slotdiffusion import video_based
-    from slotdiffusion.framework.segmentation import means_of, print_scores, results_file, score_all, write_scores
-    from slotdiffusion.video_based.data import has_masks, open_data
+    from slotdiffusion.framework.segmentation import (
+        means_of,
+        named_data,
+        print_scores,
+        results_file,
+        score_all,
+        write_scores,
+    )
+    from slotdiffusion.video_based.data import has_masks, open_beginnings
     from slotformer.framework.extraction import launched, open_trained, read_params, videos_at_a_time
     from slotformer.framework.params import ParamsError, file_of
 
@@ -51,8 +58,7 @@ def evaluate(arguments: Namespace, words: Sequence[str]) -> int:
     if (code := launched(arguments, params, words)) is not None:
         return code
     params.as_original = arguments.as_original or params.get("as_original", False)
-    lengths = [params.video_len // params.frame_offset if length < 0 else length for length in arguments.seq_len]
-    sources = {length: open_data(params, "test", length, masks=True) for length in lengths}
+    sources = open_beginnings(params, arguments.seq_len)
     trained = open_trained(arguments, params, video_based)
     name = file_of(arguments.params).stem
     results = results_file(arguments.weight, name)
@@ -76,9 +82,9 @@ def evaluate(arguments: Namespace, words: Sequence[str]) -> int:
     if trained.is_main:
         described = {
             **trained.provenance.to_dict(),
-            "dataset": f"{params.dataset} {params.movi_level}",
+            **named_data(params),
             "split": "test",
-            "num_videos": len(sources[lengths[0]]),
+            "num_videos": len(source),
             "as_original": params.as_original,
             "scores": {str(length): scores for length, scores in found.items()},
         }

@@ -6,7 +6,7 @@ Shapes: B videos, T = P + K frames, of which P are seen and K predicted.
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -40,11 +40,14 @@ class Predicted(NamedTuple):
     """The frame that was seen last."""
 
 
-def predict(model: LDMSlotFormer, batch: Batch, videos: Sequence[int], seed: int) -> Predicted:
-    """The frames after the first `history_len` of `batch`, whose noise is keyed by (seed, video)."""
+def predict(model: LDMSlotFormer, batch: Batch, videos: Sequence[int], seed: int, **solver: Any) -> Predicted:
+    """The frames after the first `history_len` of `batch`, whose noise is keyed by (seed, video).
+
+    They are sampled as `solver` says, see `LatentDiffusion.generate`.
+    """
     seen, slots, video = model.history_len, batch["slots"], 2 * batch["video"] - 1
     noise = ImageNoise(seed, videos).at(0, slots.device)
-    pictures = model.generate(model.rollout(slots[:, :seen], slots.shape[1] - seen), noise)
+    pictures = model.generate(model.rollout(slots[:, :seen], slots.shape[1] - seen), noise, **solver)
     return Predicted(pictures, video[:, seen:], video[:, seen - 1 : seen])
 
 

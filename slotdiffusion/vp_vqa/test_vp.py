@@ -27,7 +27,8 @@ from slotdiffusion.framework.generation_flags import SHOWN_VIDEOS, build_video_p
 if TYPE_CHECKING:
     import numpy as np
 
-    from slotdiffusion.framework.output_folders import VideoFolder
+    from slotdiffusion.framework.generation import Sampling
+    from slotdiffusion.framework.output_folders import ShownVideos, VideoFolder
     from slotdiffusion.vp_vqa.prediction import ScoreFolder
     from slotformer.framework.extraction import Trained
     from slotformer.framework.params import BaseParams
@@ -44,15 +45,16 @@ def parse_arguments(words: Sequence[str]) -> Namespace:
 
 def evaluate(arguments: Namespace, words: Sequence[str]) -> int:
     """Predict and score as the command line says; the exit code."""
-    from core.provenance import Provenance
+    from core.provenance import FILE, Provenance
     from core.training.launch import end_processes
     from core.training.signals import STOPPED_EXIT_CODE
     from slotdiffusion import vp_vqa
-    from slotdiffusion.framework.output_folders import VideoFolder, free_to_write
+    from slotdiffusion.framework.generation import Sampling
+    from slotdiffusion.framework.output_folders import ShownVideos, VideoFolder, claim, free_to_write
     from slotdiffusion.vp_vqa.data import open_test_videos
     from slotdiffusion.vp_vqa.models import DYNAMICS
     from slotdiffusion.vp_vqa.prediction import ScoreFolder
-    from slotformer.framework.extraction import launched, open_trained, read_params
+    from slotformer.framework.extraction import VIDEOS_AT_A_TIME, launched, open_trained, read_params
     from slotformer.framework.params import ParamsError, file_of
     from slotformer.video_prediction.rollouts import origin_of
     from slotformer.video_prediction.test_vp import perceptual_distance, remarks_on_slots
@@ -65,11 +67,18 @@ def evaluate(arguments: Namespace, words: Sequence[str]) -> int:
     folder = free_to_write(arguments.out or arguments.weight.parent)
     source = open_test_videos(params)
     data = {key: params.to_dict()[key] for key in DATA if key in params}
-    decisive = {**data, "slots": origin_of(source.slots), "seed": arguments.seed}
+    sampling = Sampling.of(arguments, params)
+    decisive = {**data, "slots": origin_of(source.slots), **sampling.decisive}
     trained = open_trained(arguments, params, vp_vqa, decisive)
+    sampling.check(trained.model)
     remarks = remarks_on_slots(source.slots, params, rollout_len)
+    batch_size = arguments.bs or VIDEOS_AT_A_TIME[trained.accelerator.device.type]
     if arguments.save_video:
-        if not write_mp4s(trained, source, folder / "vis", arguments):
+        shown = {kind: ShownVideos(folder / "vis", kind) for kind in ("pred", "gt")}
+        if trained.is_main:
+            shown["pred"].claim(trained.provenance)
+            shown["gt"].claim(Provenance(data))
+        if not show(trained, source, shown, sampling, batch_size):
             return STOPPED_EXIT_CODE
         end_processes(trained.accelerator)
         return 0
@@ -77,9 +86,9 @@ def evaluate(arguments: Namespace, words: Sequence[str]) -> int:
     scores = ScoreFolder(folder / "eval" / "pred_metrics")
     if trained.is_main:
         pred.claim(trained.provenance)
-        trained.provenance.claim(scores.path)
+        claim(scores.path, scores.path / FILE, trained.provenance)
         real.claim(Provenance(data))
-    if not generate(trained, source, pred, real, scores, arguments, perceptual_distance(trained, remarks)):
+    if not generate(trained, source, pred, real, scores, sampling, batch_size, perceptual_distance(trained, remarks)):
         return STOPPED_EXIT_CODE
     trained.report_speed()
     end_processes(trained.accelerator)
@@ -101,7 +110,8 @@ def generate(
     pred: "VideoFolder",
     real: "VideoFolder",
     scores: "ScoreFolder",
-    arguments: Namespace,
+    sampling: "Sampling",
+    batch_size: int,
     percept_dist: Callable | None,
 ) -> bool:
     """Write and score all videos that are not there yet; False if a signal stopped it."""
@@ -115,7 +125,7 @@ def generate(
     trained.accelerator.wait_for_everyone()  # all processes share out the same list
 
     def work(batch: Mapping, videos: "np.ndarray") -> None:
-        found = predict(trained.model, batch, videos.tolist(), arguments.seed)
+        found = predict(trained.model, batch, videos.tolist(), sampling.seed, **sampling.solver)
         rows = zip(
             videos.tolist(),
             to_pixels(found.pictures).numpy(),
@@ -127,14 +137,7 @@ def generate(
             real.write(video, truth)
             scores.write(video, values)
 
-    return trained.go_through(source, missing, batch_size(trained, arguments), work, "videos predicted")
-
-
-def batch_size(trained: "Trained", arguments: Namespace) -> int:
-    """Videos at a time."""
-    from slotformer.framework.extraction import VIDEOS_AT_A_TIME
-
-    return arguments.bs or VIDEOS_AT_A_TIME[trained.accelerator.device.type]
+    return trained.go_through(source, missing, batch_size, work, "videos predicted")
 
 
 def write_results(
@@ -188,26 +191,33 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def write_mp4s(trained: "Trained", source: "SlotClips", folder: Path, arguments: Namespace) -> bool:
-    """Videos to look at, with the frames that were seen; False if a signal stopped it."""
+def show(
+    trained: "Trained", source: "SlotClips", shown: "Mapping[str, ShownVideos]", sampling: "Sampling", batch_size: int
+) -> bool:
+    """Write the videos to look at that are not there yet, with the frames that were seen; False if a signal stopped it.
+
+    `shown` are `pred` and `gt`.
+    """
     import torch
 
     from slotdiffusion.framework.generation import to_pixels
-    from slotdiffusion.framework.output_folders import write_mp4
     from slotdiffusion.vp_vqa.prediction import predict
 
+    wanted = range(min(len(source), SHOWN_VIDEOS))
+    missing = [video for video in wanted if not all(videos.has(video) for videos in shown.values())]
+    trained.accelerator.wait_for_everyone()  # all processes share out the same list
+
     def work(batch: Mapping, videos: "np.ndarray") -> None:
-        found = predict(trained.model, batch, videos.tolist(), arguments.seed)
+        found = predict(trained.model, batch, videos.tolist(), sampling.seed, **sampling.solver)
         seen = 2 * batch["video"][:, : trained.model.history_len] - 1
         columns = {"pred": found.pictures, "gt": found.truth}
         for kind, frames in columns.items():
             for video, pixels in zip(videos.tolist(), to_pixels(torch.cat([seen, frames], dim=1)).numpy()):
-                write_mp4(folder / f"{video}_{kind}.mp4", pixels)
+                shown[kind].write(video, pixels)
 
-    shown = range(min(len(source), SHOWN_VIDEOS))
-    is_finished = trained.go_through(source, shown, batch_size(trained, arguments), work, "videos predicted")
+    is_finished = trained.go_through(source, missing, batch_size, work, "videos predicted")
     if is_finished and trained.is_main:
-        print(f"{len(shown)} videos in {folder}")
+        print(f"{len(wanted)} videos in {shown['pred'].path}")
     return is_finished
 
 

@@ -170,6 +170,46 @@ def test_predictions_are_scored_written_and_continued(
     assert (folder / "pred_vids" / "5" / "0.png").exists()
 
 
+def test_another_solver_finds_other_pictures(
+    given: tuple[str, ...], sensitive: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    def predict_by(solver: str, steps: int, *flags: object) -> tuple[int, str]:
+        words = ("--solver", solver, "--solver_steps", steps, *flags)
+        code = test_vp.main(
+            [str(word) for word in script_words("test_vp", DYNAMICS, sensitive, *words, settings=given)[1:]]
+        )
+        return code, capsys.readouterr().err
+
+    code, said = predict_by("ddim", 1000)
+    assert (code, (tmp_path / "eval").exists()) == (1, False), "nothing is claimed"
+    assert "steps=1000: DDIM takes 1 to 999 steps" in said
+    assert predict_by("dpm_multistep", 2)[0] == 0
+    params = small_params(DYNAMICS, *given)
+    model, source = build_model(params).eval(), open_test_videos(params)
+    model.load_state_dict(load(sensitive)["model"])
+    with torch.inference_mode():
+        batch = to_device(source.read(np.array([5])), torch.device("cpu"))
+        few, usual = (
+            predict(model, batch, [5], 0, **solver) for solver in ({"sampler": "dpm_multistep", "steps": 2}, {})
+        )
+    shown = torch.from_numpy(frames_of(tmp_path / "eval" / "pred_vids" / "5")).permute(0, 3, 1, 2) / 127.5 - 1
+    torch.testing.assert_close(shown, few.pictures[0].clamp(-1, 1), rtol=0, atol=2e-2)
+    assert not torch.allclose(few.pictures, usual.pictures, atol=0.1)
+    report = json.loads((tmp_path / f"model-vp-{DYNAMICS}.json").read_text())
+    assert (report["sampler"], report["steps"]) == ("dpm_multistep", 2)
+    assert "steps: 2 -> 3" in predict_by("dpm_multistep", 3)[1]
+    assert predict_by("dpm", 1, "--save_video")[0] == 0
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "vis").iterdir()}
+    assert {path.name for path in made} == {f"{video}_{kind}.mp4" for video in range(8) for kind in ("pred", "gt")}
+    (tmp_path / "vis" / "3_pred.mp4").unlink()
+    assert predict_by("dpm", 1, "--save_video")[0] == 0
+    again = {path for path, time in made.items() if path.stat().st_mtime_ns != time}
+    assert {path.name for path in again} == {"3_pred.mp4", "3_gt.mp4"}
+    assert (
+        "vis: holds results of other weights or settings:\n  steps: 1 -> 2" in predict_by("dpm", 2, "--save_video")[1]
+    )
+
+
 @pytest.mark.slow
 def test_two_processes_share_the_videos(run: Runner, given: tuple[str, ...], sensitive: Path, tmp_path: Path) -> None:
     weights = [copied(sensitive, tmp_path / name) for name in ("one", "two")]

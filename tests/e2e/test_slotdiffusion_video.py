@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -20,8 +21,10 @@ from core.training.checkpoint import load, save
 from slotdiffusion import video_based
 from slotdiffusion.framework.generation import picture_of, pixels_of, to_pixels
 from slotdiffusion.framework.mixing import mixed
+from slotdiffusion.video_based import test_comp_gen, test_recon, test_seg
 from slotdiffusion.video_based.data import open_data
 from tests.conftest import ROOT, Runner
+from tests.own_data import write_frame_folders
 from tests.slotdiffusion_runs import TrainedOnce, config_of, copied, evaluation_words, small_params, train_words
 from tests.slotformer_runs import assert_same_weights, losses, newest, rows
 
@@ -160,6 +163,34 @@ def test_slots_of_different_videos_are_mixed(run: Runner, movi: Path, sensitive:
     refused = run(*evaluation_words("test_comp_gen", "savi", sensitive, movi, "--as_original"), cwd=tmp_path)
     assert refused.returncode == 2
     assert "--as_original needs --bs" in refused.stderr
+
+
+def test_videos_to_look_at_are_continued(
+    movi: Path, sensitive: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    def show(script: ModuleType, *flags: object) -> int:
+        words = evaluation_words(script.__name__.rpartition(".")[2], "savi", sensitive, movi, "--save_video", *flags)
+        return script.main([str(word) for word in words[1:]])
+
+    assert show(test_recon) == show(test_comp_gen) == 0, "in one folder"
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "vis").iterdir()}
+    assert {path.name for path in made} == {f"{n}_{kind}.mp4" for n in range(3) for kind in ("recon", "gt", "comp")}
+    (tmp_path / "vis" / "1_comp.mp4").unlink()
+    assert show(test_recon) == show(test_comp_gen) == 0
+    assert [path.name for path, time in made.items() if path.stat().st_mtime_ns != time] == ["1_comp.mp4"]
+    capsys.readouterr()
+    assert show(test_comp_gen, "--seed", 1) == 1
+    assert "vis: holds results of other weights or settings:\n  seed: 0 -> 1" in capsys.readouterr().err
+
+
+def test_segmentations_of_a_folder_are_scored(sensitive: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    clips = tmp_path / "clips"
+    write_frame_folders(clips / "test", 3, 6, (40, 48), clips / "masks" / "test")
+    words = evaluation_words("test_seg", "savi", sensitive, clips, "--seq_len", 2, -1)
+    assert test_seg.main([str(word) for word in (*words[1:], "dataset=folder")]) == 0
+    assert "savi_movid_params-res128, L=6" in capsys.readouterr().out
+    found = json.loads((tmp_path / "model-seg-savi_movid_params-res128.json").read_text())
+    assert (found["dataset"], found["data_root"], found["num_videos"]) == ("folder", str(clips), 3)
 
 
 def test_slots_are_extracted(run: Runner, movi: Path, trained: dict[str, Path], tmp_path: Path) -> None:

@@ -49,7 +49,15 @@ def test_dictionaries_are_left_as_they_are() -> None:
     ("change", "message"),
     [
         ({"unet_dict": {**UNET, "dropuot": 0.1}}, "unet_dict has no 'dropuot'; did you mean 'dropout'"),
+        ({"unet_dict": {**UNET, "attention_resolutions": 2}}, "attention_resolutions is 2, expected a list of numbers"),
         ({"unet_dict": {**UNET, "dims": 3}}, "unet_dict: dims=3 is not built here, only 2"),
+        (
+            {"vae_dict": {**VAE, "vqvae_ckpt_path": ""}},
+            "vae_dict has no 'vqvae_ckpt_path'; did you mean 'vqvae_ckp_path'",
+        ),
+        ({"vae_dict": {**VAE, "enc_dec_dict": {"chh": 32}}}, "vae_dict.enc_dec_dict has no 'chh'; did you mean 'ch'"),
+        ({"vae_dict": {**VAE, "vq_dict": {"n_embd": 8}}}, "vae_dict.vq_dict has no 'n_embd'; did you mean 'n_embed'"),
+        ({"vae_dict": {"vae_type": "VQVAE"}}, "dec_dict.vae_dict needs enc_dec_dict, vq_dict"),
         ({"vae_dict": {**VAE, "vae_type": "KL"}}, "vae_type='KL' is not built here"),
         ({"diffusion_dict": {"timestep": 10}}, "diffusion_dict has no 'timestep'; did you mean 'timesteps'"),
         ({"diffusion_dict": {"pred_target": "x"}}, "pred_target='x' is not one of"),
@@ -305,6 +313,19 @@ def test_loss_of_the_average() -> None:
         ({"resolution": (48, 32)}, r"resolution=\(8, 8\), but what is denoised of pictures of \(48, 32\) is \(12, 8\)"),
         ({"slot_size": 24, "pred_num_heads": 4}, "context_dim=12 must be 24"),
         ({"use_denoise_loss": False}, "leaves SlotDiffusion without a loss"),
+        ({"dec_dict": {**DECODER, "use_emma": True}}, "dec_dict has no 'use_emma'; did you mean 'use_ema'"),
+        ({"dec_dict": {"vae_dict": VAE, "unet_dict": UNET}}, "dec_dict needs resolution, diffusion_dict"),
+        (
+            {"resolution": (28, 28), "dec_dict": {**DECODER, "resolution": (7, 7)}},
+            r"resolution \(28, 28\): .* multiples of 8",
+        ),
+        *(
+            (
+                {"dec_dict": {**DECODER, "unet_dict": {**UNET, "context_dim": None}, "conditioning_key": key}},
+                f"conditioning_key={key!r} does not let the denoiser see slots",
+            )
+            for key in ("concat", None)
+        ),
     ],
 )
 def test_decoder_that_does_not_fit(options: dict, message: str) -> None:

@@ -177,6 +177,8 @@ def test_pictures_of_diffusion(scenes: Path, weights: dict[str, Path]) -> None:
     params = diffusion_params(scenes, weights)
     model, method = built(params).eval(), img_based.build_method(params)
     with torch.no_grad():
+        assert "dpm_sample_img_recon_loss" not in method.videos(model), "not before training begins"
+        method.before_step(model, 0, 10)
         shown = method.videos(model)
     error = shown.pop("dpm_sample_img_recon_loss")
     assert error.ndim == 0

@@ -12,7 +12,7 @@ from core.metrics.video import RandomVideoFeatures
 from core.provenance import Provenance
 from slotdiffusion.framework.generation import start_noise, to_pixels
 from slotdiffusion.framework.mixing import donors_of_original, donors_of_set, mixed
-from slotdiffusion.framework.output_folders import VideoFolder, frechet_distance, fvd
+from slotdiffusion.framework.output_folders import ShownVideos, VideoFolder, claim, frechet_distance, fvd
 
 CPU = torch.device("cpu")
 
@@ -87,6 +87,40 @@ def test_a_folder_that_was_emptied_is_free_again(tmp_path: Path) -> None:
     folder.claim(Provenance({"weight_sha256": "a"}))
     folder.claim(Provenance({"weight_sha256": "b"}))
     assert json.loads((tmp_path / "vids.json").read_text()) == {"weight_sha256": "b"}
+
+
+def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
+    folder = VideoFolder(tmp_path / "vids")
+    folder.write(0, video(0))
+    (tmp_path / "vids.json").write_text('{"weight_sha256": "a"}')
+    (folder.path / ".1.77.partial").mkdir()
+    (folder.path / ".1.77.partial" / "0.png").touch()
+    (folder.path / ".2.png.77.partial").touch()
+    folder.claim(Provenance({"weight_sha256": "a"}))
+    assert [path.name for path in folder.path.iterdir()] == ["0"]
+
+
+def test_a_folder_of_scores_is_free_until_it_has_some(tmp_path: Path) -> None:
+    description = tmp_path / "provenance.json"
+    for weight in ("a", "b"):
+        claim(tmp_path, description, Provenance({"weight_sha256": weight}))
+    (tmp_path / "0.json").write_text("{}")
+    with pytest.raises(DataError, match=r"(?s)holds results of other weights.*'b' -> 'a'"):
+        claim(tmp_path, description, Provenance({"weight_sha256": "a"}))
+
+
+def test_videos_to_look_at_have_an_origin_by_kind(tmp_path: Path) -> None:
+    recon, mixed_ones = (ShownVideos(tmp_path / "vis", kind) for kind in ("recon", "comp"))
+    recon.claim(Provenance({"seed": 0}))
+    recon.write(3, video(0))
+    assert (recon.has(3), recon.has(0), mixed_ones.has(3)) == (True, False, False)
+    mixed_ones.claim(Provenance({"seed": 1}))
+    recon.claim(Provenance({"seed": 0}))
+    with pytest.raises(DataError, match=r"(?s)vis: holds results of other weights or settings:.*seed: 0 -> 1"):
+        recon.claim(Provenance({"seed": 1}))
+    (tmp_path / "vis_recon.json").unlink()
+    with pytest.raises(DataError, match=r"vis: holds files, but no vis_recon.json"):
+        recon.claim(Provenance({"seed": 0}))
 
 
 def test_distances_of_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from core.data.loader import to_device
 from core.metrics.segmentation import hard_labels, segmentation_scores
-from core.nn.noise import ImageNoise
+from core.nn.noise import ImageNoise, standard_normal
 from core.training.checkpoint import CheckpointError, save
 from slotdiffusion import video_based
 from slotdiffusion.framework.frozen_codes import check_autoencoder
@@ -104,6 +104,31 @@ def test_another_autoencoder_than_the_checkpoints_is_an_error(
         video_based.build_method(gone).initialise(model)
 
 
+def test_without_the_file_a_training_continues_and_says_so(
+    movi: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    params = small_params("savi_ldm", movi, "d", f"dec_dict.vae_dict.vqvae_ckp_path={tmp_path}/gone.pth")
+    training, _ = video_based.build_dataset(params)
+    assert "latents" not in training.read(np.array([0]))
+    assert f"note: dec_dict.vae_dict.vqvae_ckp_path: {tmp_path}/gone.pth: no such file." in capsys.readouterr().err
+    video_based.build_dataset(small_params("savi", movi))
+    assert capsys.readouterr().err == ""
+
+
+def test_pictures_themselves_can_be_denoised(movi: Path, capsys: pytest.CaptureFixture) -> None:
+    settings = ("dec_dict.vae_dict=None", "dec_dict.resolution=(32,32)", "train_batch_size=1")
+    params = small_params("savi_ldm", movi, "d", *settings)
+    training, _ = video_based.build_dataset(params)
+    assert capsys.readouterr().err == "", "nothing is missing"
+    model, method = diffusion_model(params), video_based.build_method(params)
+    method.before_step(model, 0, 10)
+    batch = to_device(training.read(np.array([0])), CPU)
+    model.loss(batch, 0)["loss"].backward()
+    assert float(model.init_latents.grad.norm()) > 0
+    with torch.no_grad():
+        assert model.generate(model.extract(batch)[:, :1], standard_normal(CPU), 2).shape == (1, 1, 3, 32, 32)
+
+
 def test_solid_is_validated_on_all_of_its_test_videos(movi: Path) -> None:
     params = small_params("savi", movi, "solid")
     source = open_validation(params, 2)
@@ -165,6 +190,8 @@ def test_videos_of_diffusion(movi: Path, weights: dict[str, Path]) -> None:
     params = diffusion_params(movi, weights, "n_samples=3")
     model, method = diffusion_model(params).eval(), video_based.build_method(params)
     with torch.no_grad():
+        assert "dpm_sample_video_recon_loss" not in method.videos(model), "not before training begins"
+        method.before_step(model, 0, 10)
         videos = method.videos(model)
     error = videos.pop("dpm_sample_video_recon_loss")
     assert error.ndim == 0

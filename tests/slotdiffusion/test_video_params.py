@@ -1,13 +1,22 @@
 """The configurations of models of videos, and those that were written for the original."""
 
+import importlib
+import shlex
 from pathlib import Path
 
 import pytest
 
 from slotdiffusion import video_based
+from slotdiffusion.framework.frozen_codes import named_autoencoder
+from slotdiffusion.framework.segmentation import named_data
 from slotdiffusion.models.savi_diffusion import SAViDiffusion
+from slotdiffusion.scripts import train
+from slotdiffusion.video_based.data import open_beginnings
 from slotformer.framework.params import BaseParams, ParamsError, load_params, parse_overrides
+from slotformer.scripts.train import parse_arguments
 from tests.conftest import ROOT
+from tests.own_data import write_frame_folders
+from tests.slotdiffusion_runs import small_params
 
 CONFIGS = ROOT / "slotdiffusion" / "video_based" / "configs"
 LEVELS = ("d", "e", "solid", "tex")
@@ -133,6 +142,43 @@ def test_a_file_of_the_original(tmp_path: Path) -> None:
     assert model.init_latents.shape == (1, 15, 32)
     assert model.clip_len == 3
     assert video_based.build_method(params).floor == 0.0
+
+
+def test_the_readme_trains_what_others_stand_on() -> None:
+    """Followed in order, its commands find every frozen autoencoder."""
+    text = (ROOT / "slotdiffusion" / "README.md").read_text().replace("\\\n", " ")
+    made, checked = set(), 0
+    for words in (shlex.split(line) for line in text.splitlines() if line.startswith("python slotdiffusion/scripts")):
+        if "--task" not in words or words[words.index("--task") + 1] == "vp_vqa":
+            continue
+        arguments = parse_arguments(words[2:], train.SCRIPT, "", train.TASKS)
+        keys = importlib.import_module(f"slotdiffusion.{arguments.task}").Keys
+        params = load_params(ROOT / arguments.params, keys, parse_overrides(arguments.set))
+        if named := named_autoencoder(params):
+            assert named[1] in made, arguments.params
+            checked += 1
+        made.add(f"checkpoint/{Path(arguments.params).stem}/models/best.pth")
+    assert checked == 5
+
+
+def test_what_is_scored_has_a_name(movi: Path, tmp_path: Path) -> None:
+    assert named_data(BaseParams({"dataset": "folder", "data_root": "mine"})) == {
+        "dataset": "folder",
+        "data_root": "mine",
+    }
+    assert named_data(BaseParams({"dataset": "voc"})) == {"dataset": "voc"}
+    assert named_data(small_params("savi", movi, "solid")) == {"dataset": "steve_movi Solid"}
+    clips = write_frame_folders(tmp_path / "clips" / "test", 3, 6, (40, 48), tmp_path / "clips" / "masks" / "test")
+    folder = small_params("savi", clips.parent, "d", "dataset=folder", "video_len=24")
+    for params in (folder, small_params("savi", movi)):
+        params.load_mask = True
+        sources = open_beginnings(params, [2, -1])
+        assert {length: (len(source), source.num_frames) for length, source in sources.items()} == {
+            2: (3, 2),
+            6: (3, 6),
+        }, "a clip of each video, from its beginning"
+        with pytest.raises(ParamsError, match="--seq_len 30: the test videos have 6 frames"):
+            open_beginnings(params, [30])
 
 
 def test_the_perceptual_weight_of_both_places() -> None:

@@ -113,6 +113,21 @@ def test_every_frame_has_noise_of_its_own_in_any_chunk(monkeypatch: pytest.Monke
     torch.testing.assert_close(model.generate(slots, in_order([start])), pictures, rtol=1e-3, atol=1e-3)
 
 
+def test_pictures_are_of_the_average_of_weights() -> None:
+    model = model_of("dec_dict.use_ema=True").eval()
+    unet, average = model.dm_decoder.model, model.dm_decoder.model_ema
+    assert average.names == [name for name, _ in unet.named_parameters()], "though none of them is trained here"
+    for name, value in unet.named_parameters():
+        average.get_buffer(name.replace(".", "")).copy_(0.5 * value)
+    slots, (start,) = batch()["slots"][:, :1], draws((B, 1, 3, 8, 8))
+    pictures = model.generate(slots, in_order([start]), steps=2)
+    with torch.no_grad():
+        for value in unet.parameters():
+            value *= 0.5
+        average.names = []
+    torch.testing.assert_close(model.generate(slots, in_order([start]), steps=2), pictures)
+
+
 def test_weights_of_the_original() -> None:
     model = model_of()
     state = original.export_state(model)
@@ -145,6 +160,7 @@ def test_a_training_of_the_original_goes_on(tmp_path: Path) -> None:
         (DYNAMICS, "resolution=(64,64)", None),
         (DYNAMICS, "dec_dict.resolution=(4,4)", r"resolution=\(4, 4\), but what is denoised of pictures of \(32, 32\)"),
         (DYNAMICS, "rollout_dict.num_layer=2", "rollout_dict: LDMSlotFormer has no 'num_layer'; did you mean 'num_la"),
+        (DYNAMICS, "dec_dict.dec_ckpt_path=x", "dec_dict has no 'dec_ckpt_path'; did you mean 'dec_ckp_path'"),
         (DYNAMICS, "model=LDMSlotFormr", "model 'LDMSlotFormr' is not one of .*; did you mean 'LDMSlotFormer'"),
         (
             READOUT,

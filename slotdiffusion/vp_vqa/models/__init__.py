@@ -17,6 +17,5 @@ def build_model(params: BaseParams) -> nn.Module:
     if params.model == READOUT:
         return construct(PhysionReadout, params, ("readout_dict",))
     if params.model == DYNAMICS:
-        decoder = {key: value for key, value in params.dec_dict.items() if key != "dec_ckp_path"}
-        return construct(LDMSlotFormer, params, ("slot_dict", "rollout_dict", "loss_dict"), dec_dict=decoder)
+        return construct(LDMSlotFormer, params, ("slot_dict", "rollout_dict", "loss_dict"))
     raise ParamsError(f"model {params.model!r} is not one of {', '.join(MODELS)}{nearest(params.model, MODELS)}")

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from core.nn.noise import Noise, ShardedNoise, standard_normal
 from slotdiffusion.models.diffusion import Correction, Maps, dynamic_threshold
 from slotdiffusion.models.dpm_solver import singlestep_updates, solve
-from slotdiffusion.models.latent_diffusion import LatentDiffusion
+from slotdiffusion.models.latent_diffusion import build_decoder
 from slotformer.framework.annealing import temporal_weights
 from slotformer.video_prediction.models.rollouter import SlotRollouter
 from slotformer.video_prediction.models.slotformer import split_clip
@@ -37,10 +37,11 @@ def straight_through(correct: Correction) -> Correction:
 class LDMSlotFormer(nn.Module):
     """SlotFormer for slots of pictures of `resolution` (h, w); sees `history_len` frames, then `rollout_len` follow.
 
-    See `LatentDiffusion` for `dec_dict`. It is frozen and begins untrained: load the weights of a SlotDiffusion's into
-    `dm_decoder`. With `use_denoise_loss` predicted slots must also tell it what noise the frames were given, and with
-    `use_img_recon_loss` the pictures must be right that DPM-Solver++ samples of them; gradients pass through all of the
-    solver, which takes many times as long as all else. There are no masks, hence no `decompose`.
+    See `LatentDiffusion` for `dec_dict`, whose `dec_ckp_path` is not read here. The decoder is frozen and begins
+    untrained: load the weights of a SlotDiffusion's into `dm_decoder`. With `use_denoise_loss` predicted slots must
+    also tell it what noise the frames were given, and with `use_img_recon_loss` the pictures must be right that
+    DPM-Solver++ samples of them; gradients pass through all of the solver, which takes many times as long as all else.
+    There are no masks, hence no `decompose`.
 
     Raises ParamsError where `dec_dict` does not fit the slots or the resolution.
     """
@@ -77,7 +78,7 @@ class LDMSlotFormer(nn.Module):
         self.img_recon_loss_w = img_recon_loss_w
         self.loss_decay_factor = 1.0
         """How much the slots of a predicted frame count in training beside those of the frame before it."""
-        self.dm_decoder = LatentDiffusion(**dec_dict).requires_grad_(False)
+        self.dm_decoder = build_decoder(dec_dict, ignored={"dec_ckp_path"}).requires_grad_(False)
         self.dm_decoder.check_fits(resolution, slot_size)
         transformer = (d_model, num_layers, num_heads, ffn_dim, norm_first, dropout)
         self.rollouter = SlotRollouter(num_slots, slot_size, history_len, t_pe, slots_pe, *transformer)
@@ -117,9 +118,9 @@ class LDMSlotFormer(nn.Module):
         """The slots of the `num_steps` frames that follow `past`, of which the newest `history_len` are looked at."""
         return self.rollouter(past, num_steps)
 
-    def generate(self, slots: Float[Tensor, "B T N D"], noise: Noise) -> Float[Tensor, "B T 3 H W"]:
-        """Pictures of slots, in [-1, 1] but for errors; see `LatentDiffusion.generate`."""
-        return self.dm_decoder.generate(slots, noise, FRAMES_AT_A_TIME[slots.device.type])
+    def generate(self, slots: Float[Tensor, "B T N D"], noise: Noise, **solver: Any) -> Float[Tensor, "B T 3 H W"]:
+        """Pictures of slots, in [-1, 1] but for errors; for `solver` see `LatentDiffusion.generate`."""
+        return self.dm_decoder.generate(slots, noise, FRAMES_AT_A_TIME[slots.device.type], **solver)
 
     def _draws(self, step: int, slots: Float[Tensor, "B K N D"]) -> Noise:
         """Of frames, a row of each video."""
@@ -127,7 +128,10 @@ class LDMSlotFormer(nn.Module):
         return lambda name, shape: noise(name, (*slots.shape[:2], *shape[1:])).flatten(0, 1)
 
     def _sample(self, slots: Float[Tensor, "F N D"], noise: Noise) -> Float[Tensor, "F 3 H W"]:
-        """What `generate` makes, with gradients; each evaluation is done again for them, which bounds the memory."""
+        """What `generate` makes, with gradients, of the denoiser's own weights also where there is an average.
+
+        Each evaluation is done again for them, which bounds the memory.
+        """
         decoder, vae = self.dm_decoder, self.dm_decoder.vae
         correct = straight_through(vae.quantize if vae else dynamic_threshold)
         estimate = decoder.estimator(slots, correct)
