@@ -25,6 +25,7 @@ class StrictParser(argparse.ArgumentParser):
         )
 
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
+        """What the words say; ends the process, with the nearest flag, for words that are not understood."""
         words = [_with_underscores(word) for word in words]
         # First, for a misspelt flag that is required is missing, too.
         for word in words:
@@ -32,6 +33,8 @@ class StrictParser(argparse.ArgumentParser):
             if flag.startswith("--") and flag not in self._option_string_actions:
                 self._no_flag(flag)
         arguments, unknown = self.parse_known_args(words)
+        if unknown and not unknown[0].startswith("-"):
+            self.error(f"unexpected word {unknown[0]!r}: quote a path with spaces")
         if unknown:
             self._no_flag(unknown[0])
         return arguments

@@ -3,7 +3,8 @@
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -37,12 +38,27 @@ def same_file(source: Path, target: Path) -> None:
             shutil.copyfile(source, partial)
 
 
-def occupy(folder: Path) -> IO | None:
-    """Lock a folder until the file that is returned closes; None if another process has it."""
-    lock = (folder / ".lock").open("w")
+def occupy(folder: Path, name: str = ".lock") -> IO | None:
+    """Lock a folder, or what `name` stands for in it, until the file that is returned closes; None if another has it.
+
+    Forked processes, such as data workers, do not hold on to it: they may outlive a process that was killed.
+    """
+    lock = (folder / name).open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         lock.close()
         return None
+    os.register_at_fork(after_in_child=_closing(lock))
     return lock
+
+
+def _closing(file: IO) -> Callable[[], None]:
+    """Closes the file if it is still in use, without keeping it."""
+    reference = weakref.ref(file)
+
+    def close() -> None:
+        if (found := reference()) is not None:
+            found.close()
+
+    return close

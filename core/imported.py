@@ -67,12 +67,12 @@ class ImportedRun:
         state = _plain({**self.state, "run": record.to_dict()})
         rebuild(state, source)
         _claim(folder, origin)
+        record.write(folder / RECORD)  # the claim of an import that is interrupted
         for name, text in self.texts.items():
             with replacing(folder / name) as partial:
                 partial.write_text(text)
         (folder / self.file).parent.mkdir(parents=True, exist_ok=True)
         save(folder / self.file, state)
-        record.write(folder / RECORD)
         return record
 
 
@@ -82,7 +82,8 @@ def _claim(folder: Path, origin: Mapping[str, str]) -> None:
         found = json.loads((folder / RECORD).read_text()).get("source", {})
     except (OSError, ValueError, AttributeError):
         found = {}
-    if not folder.exists() or not any(folder.iterdir()) or found.get("sha256") == origin["sha256"]:
+    is_free = not folder.exists() or all(entry.name.startswith(".") for entry in folder.iterdir())
+    if is_free or found.get("sha256") == origin["sha256"]:
         return
     what = f"holds an import of {found['file']}" if found else "is not empty"
     raise CheckpointError(f"{folder}: {what}. Give another --out, or move the folder away")

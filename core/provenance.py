@@ -38,7 +38,10 @@ class Provenance:
         """
         description = description or folder / FILE
         found = read_provenance(description)
-        if found is None and folder.is_dir() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
+        holds_files = folder.is_dir() and any(not entry.name.startswith(".") for entry in folder.iterdir())
+        if found is None and holds_files:
+            found = read_provenance(description)  # another process may have claimed the folder since
+        if found is None and holds_files:
             raise DataError(
                 f"{folder}: holds files, but no {description.name} that says what made them. Move the folder away, or "
                 "write elsewhere"

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from core.commandline import StrictParser, natural, positive
+from core.outcome import ERROR, complain
 from tools.benchmarks import BENCHMARKS, Benchmark
 
 
@@ -184,11 +185,25 @@ def parse(words: list[str]) -> argparse.Namespace:
     return arguments
 
 
+def refusal(arguments: argparse.Namespace) -> str | None:
+    """Why nothing can be measured, or the results not be written."""
+    if arguments.json and not arguments.json.parent.is_dir():
+        return f"--json {arguments.json}: no such folder {arguments.json.parent}. Make it first"
+    if arguments.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            return "--device cuda: torch finds no GPU that it can use. Measure on the CPU with --device cpu"
+    return None
+
+
 def main(words: list[str]) -> int:
     arguments = parse(words)
     if arguments.one_line:
         print(json.dumps(measure(arguments.models[0], arguments)))
         return 0
+    if reason := refusal(arguments):
+        return complain(reason, ERROR)
     print(HEADER)
     options = [word for word in words if word not in (*BENCHMARKS, "all")]
     for name in arguments.models:

@@ -24,24 +24,32 @@ def main(words: list[str]) -> int:
 
 
 def check(text: str, root: Path | None, split: str | None) -> int:
-    """Print what the split, or every split that there is, holds; 0. Raises DataError for the first bad file."""
+    """Print what the split, or every split that there is, holds; 0.
+
+    Raises DataError for the first bad file, of all splits when each has been read.
+    """
     from core.data.checking import check_split
+    from core.data.errors import DataError, MissingSplit
     from core.data.spec import SPLITS, DataSpec
+    from core.data.spec.datasets import MissingData
 
     spec = DataSpec.parse(text)
     if split:
         print(f"{text}, {split}:", *check_split(spec, split, root).lines(), sep="\n  ")
         return 0
-    lacking = []
+    lacking, bad = [], []
     for name in SPLITS:
         try:
             lines = check_split(spec, name, root).lines()
-        except ValueError as error:  # not every published set has all splits
+        except (MissingData, MissingSplit, ValueError) as error:  # not every set has all splits
             lacking.append(error)
             lines = [str(error)]
+        except DataError as error:
+            bad.append(error)
+            lines = [str(error)]
         print(f"{text}, {name}:", *lines, sep="\n  ")
-    if len(lacking) == len(SPLITS):
-        raise lacking[0]
+    if bad or len(lacking) == len(SPLITS):
+        raise (bad or lacking)[0]
     return 0
 
 

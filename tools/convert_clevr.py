@@ -89,7 +89,14 @@ def path_of(index: int) -> str:
 
 
 def convert(source: Path, folder: Path, workers: int) -> tuple[int, int]:
-    """Numbers of records, and of files written by this call; those already there are left alone."""
+    """Numbers of records, and of files written by this call; those already there are left alone.
+
+    Raises DataError for a damaged file, and for a folder with a generated set.
+    """
+    if (folder / "dataset.json").exists():
+        raise DataError(
+            f"{folder}: holds a set that tools/make_data.py made (dataset.json). Give another --root, or move it away"
+        )
     total = written = 0
 
     def missing(records: Iterator[Record]) -> Iterator[Record]:

@@ -6,8 +6,9 @@
 
 A run folder stands for its newest checkpoint; a weight with a run record may be given in its place. The same command
 continues after an interruption, behind the samples that are scored; finished pairs of a run and a data set are not
-scored again. Results go to --out: results.jsonl with everything (core/benchmark/evaluation.py says what), tables in
-results.csv and results.md. Exit codes: 0 done, 1 error, 2 misuse, 130 interrupted.
+scored again unless the weight or the data have changed, or --again is given. Results go to --out: results.jsonl with
+everything (core/benchmark/evaluation.py says what), tables in results.csv and results.md. Exit codes: 0 done, 1 error,
+2 misuse, 130 interrupted.
 """
 
 import sys
@@ -38,6 +39,8 @@ def parse_arguments(words: Sequence[str]) -> Namespace:
     parser.add_argument("--no_pictures", action="store_true", help=what)
     what = "also what the script of the run's own paper would print, and how that differs"
     parser.add_argument("--as_original", action="store_true", help=what)
+    what = "score anew, also what is finished or interrupted"
+    parser.add_argument("--again", action="store_true", help=what)
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
     what = "folder of the results (default: evaluation)"
     parser.add_argument("--out", type=Path, default=Path("evaluation"), metavar="DIR", help=what)
@@ -60,7 +63,12 @@ def evaluate(arguments: Namespace) -> int:
     subjects = [Subject.open(path) for path in dict.fromkeys(arguments.runs)]
     protocol = with_choices(Protocol(), arguments.split, arguments.frames, not arguments.no_pictures)
     options = Options(
-        protocol, arguments.data_root, arguments.limit, arguments.batch_size, as_original=arguments.as_original
+        protocol,
+        arguments.data_root,
+        arguments.limit,
+        arguments.batch_size,
+        as_original=arguments.as_original,
+        again=arguments.again,
     )
     pairs = open_pairs(subjects, texts, options)
     accelerator = make_accelerator()

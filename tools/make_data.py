@@ -65,7 +65,7 @@ def write_rendered(name: str, arguments: argparse.Namespace) -> list[tuple[Path,
     from core.synth.catalogue import write_set
 
     chosen = {option: getattr(arguments, option) for option in SETS[name].options}
-    folder, made = write_set(
+    folder, total, made = write_set(
         name,
         arguments.root,
         arguments.scenes,
@@ -74,7 +74,8 @@ def write_rendered(name: str, arguments: argparse.Namespace) -> list[tuple[Path,
         force=arguments.force,
         **{option: value for option, value in chosen.items() if value is not None},
     )
-    return [(folder, f"{arguments.scenes:,} scenes, {made:,} of them made by this call")]
+    whole = f" ({arguments.scenes:,} asked for; files are written whole)" if total > arguments.scenes else ""
+    return [(folder, f"{total:,} scenes{whole}, {made:,} of them made by this call")]
 
 
 def write_phyre(arguments: argparse.Namespace) -> list[tuple[Path, str]]:
@@ -106,8 +107,7 @@ def write_h5_splits(
             force=arguments.force,
             **source,
         )
-        if drawn:
-            describe_h5(path, arguments.name, DATASETS[arguments.name].what)
+        describe_h5(path, arguments.name, DATASETS[arguments.name].what)
         if not report:
             write_h5_preview(path)
         if drawn == 0:
@@ -168,7 +168,7 @@ OPTIONS = {
     "fps": "frames per second",
     "fewest": "objects per scene, at least",
     "most": "objects per scene, at most",
-    "per_shard": "scenes per record file",
+    "per_shard": "scenes per record file; files are written whole",
     "zoom": "how many times larger things look",
 }
 

@@ -2,22 +2,27 @@
 
 The folder of the results holds `results.jsonl`, one JSON object for each pair of a run and a data string:
 
-    key             short hash of what decides the figures: weight, data, protocol, ...
+    key             short hash of what is asked for: weight, data, protocol, ...
     run, model, paper, steps, seed      of the run; `weight` {file, sha256}; `versions`, `commit` of its training
     group           short hash that runs share which differ in nothing but their seed
     model_size      [height, width] that the model sees
     data            the data string with its size, if one was asked for; `kind` (images, videos, views), `root`
+    content         short hash of a few of the samples
     num_samples, samples_of_split       scored, and there
     protocol        all fields of core.benchmark.protocol.Protocol
     scores          {name: {mean, std, low, high, n}}: over samples; `low` to `high` is the 95 % bootstrap interval
+    lpips           whether LPIPS could be scored
     samples         file of the scores of single samples (.npz, `index` beside one array per score)
     seconds         that it took
     original        if asked for: {scores: {name: value}, difference: words}, what the run's own paper would print
     not_applicable  in place of scores: why the model cannot see such data
 
-`partial/<key>.<process>.jsonl` holds the samples of pairs that are not finished, a line each. An interrupted pair goes
-on behind them, on any number of processes: a sample's scores depend on no other sample. All processes write to one
-folder, which has to be on a disk that they share.
+A result of other `content`, for the data have changed since, or without LPIPS where its weights have come since, is
+scored anew and replaced.
+
+`partial/<key>-<stamp>.<process>.jsonl` holds the samples of pairs that are not finished, a line each; the stamp is of
+`content` and `lpips`. An interrupted pair goes on behind them, on any number of processes: a sample's scores depend on
+no other sample. All processes write to one folder, which has to be on a disk that they share.
 """
 
 from __future__ import annotations
@@ -48,6 +53,9 @@ from core.metrics.perceptual import load_lpips
 from core.metrics.pretrained import MissingWeightsError
 from core.provenance import file_hash
 
+WITNESSES = 8
+"""Samples that tell whether data have changed."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -60,6 +68,8 @@ class Options:
     """Samples of each data set."""
     batch_size: int = 8
     as_original: bool = False
+    again: bool = False
+    """Forget what is known of the pairs."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,7 @@ class Pair:
     source: BatchSource | None
     refusal: str | None
     key: str
+    content: str | None
     described: dict[str, Any]
 
 
@@ -88,7 +99,7 @@ def sized(text: str, size: tuple[int, int] | None) -> str:
 def open_pairs(subjects: Sequence[Subject], texts: Sequence[str], options: Options) -> list[Pair]:
     """All pairs, data by data. Raises ValueError and DataError for data that cannot be opened."""
     hashes = {subject.weight: file_hash(subject.weight) for subject in subjects}
-    sources: dict[tuple[str, bool], BatchSource] = {}
+    sources: dict[tuple[str, bool], tuple[BatchSource, str]] = {}
     pairs = []
     for text in texts:
         spec = DataSpec.parse(text)
@@ -97,10 +108,11 @@ def open_pairs(subjects: Sequence[Subject], texts: Sequence[str], options: Optio
             # Scenes with cameras are pictures for models that see pictures or videos.
             as_pictures = spec.kind == "views" and subject.sees != "views"
             if refusal is None and (text, as_pictures) not in sources:
-                sources[text, as_pictures] = _open(spec, as_pictures, options)
-            source = None if refusal else sources[text, as_pictures]
+                opened = _open(spec, as_pictures, options)
+                sources[text, as_pictures] = opened, content_of(opened, options.limit)
+            source, content = (None, None) if refusal else sources[text, as_pictures]
             kind = "images" if as_pictures else spec.kind
-            pairs.append(_pair(subject, text, spec, source, refusal, kind, hashes[subject.weight], options))
+            pairs.append(_pair(subject, text, spec, source, content, refusal, kind, hashes[subject.weight], options))
     return pairs
 
 
@@ -111,11 +123,22 @@ def _open(spec: DataSpec, as_pictures: bool, options: Options) -> BatchSource:
     return spec.open_whole(protocol.split, options.root, frames=protocol.frames)
 
 
+def content_of(source: BatchSource, limit: int | None = None) -> str:
+    """Short hash of some of the first `limit` samples, evenly spaced, with their masks. DataError for damaged ones."""
+    digest, count = hashlib.sha256(), min(len(source), limit or len(source))
+    for index in np.unique(np.linspace(0, count - 1, min(count, WITNESSES)).astype(np.int64)):
+        for name, value in sorted(source.read(np.array([index])).items()):
+            digest.update(f"{index} {name} {value.dtype} {list(value.shape)}".encode())
+            digest.update(value.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 def _pair(
     subject: Subject,
     text: str,
     spec: DataSpec,
     source: BatchSource | None,
+    content: str | None,
     refusal: str | None,
     kind: str,
     weight_hash: str,
@@ -136,13 +159,21 @@ def _pair(
         "commit": record.commit,
         "data": text,
         "kind": kind,
-        "root": None if options.root is None else str(options.root.resolve()),
+        "root": root_of(spec, options.root),
+        "content": content,
         "num_samples": min(size, options.limit or size),
         "samples_of_split": size,
         "protocol": options.protocol.to_dict(),
     }
     decisive = ("run", "weight", "data", "kind", "root", "num_samples", "samples_of_split", "protocol")
-    return Pair(subject, text, spec, source, refusal, _hash({name: described[name] for name in decisive}), described)
+    key = _hash({name: described[name] for name in decisive})
+    return Pair(subject, text, spec, source, refusal, key, content, described)
+
+
+def root_of(spec: DataSpec, root: Path | None) -> str | None:
+    """The folder of the data: the one that was given, or those that the data string names; None for the usual ones."""
+    named = [str(Path(variant).resolve()) for name, variant in spec.sets if name == "folder"]
+    return ", ".join(named) or (None if root is None else str(root.resolve()))
 
 
 def group_of(subject: Subject) -> str:
@@ -167,9 +198,12 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """The results of all pairs, those that are finished already from the file, which is complete after each."""
     lpips = _lpips(device) if options.protocol.pictures else None
+    if options.again and accelerator.is_main_process:
+        results.forget([pair.key for pair in pairs])
+    accelerator.wait_for_everyone()
     found = []
     for number, pair in enumerate(pairs, 1):
-        result = results.read().get(pair.key)
+        result = _finished(pair, results, lpips)
         accelerator.wait_for_everyone()  # all have looked before one writes
         title = f"{number}/{len(pairs)} {pair.subject.name} on {pair.data}"
         is_new = result is None
@@ -185,6 +219,20 @@ def evaluate(
         accelerator.wait_for_everyone()
         found.append(result)
     return found
+
+
+def _finished(pair: Pair, results: Results, lpips: Distance | None) -> dict[str, Any] | None:
+    """The result of a pair, unless its data have changed, or LPIPS can be scored and was not."""
+    result = results.read().get(pair.key)
+    if result is None or pair.refusal is not None:
+        return result
+    is_of_these = result.get("content") == pair.content and (lpips is None or result.get("lpips", False))
+    return result if is_of_these else None
+
+
+def stamp_of(content: str | None, has_lpips: bool) -> str:
+    """Tells rows of a pair apart that must not be mixed."""
+    return _hash([content, has_lpips])
 
 
 def _original(pair: Pair, options: Options, device: torch.device) -> dict[str, Any]:
@@ -206,7 +254,8 @@ def _score(
     if pair.refusal is not None:
         return {"key": pair.key, **pair.described, "scores": {}, "not_applicable": pair.refusal}
     began = time.perf_counter()
-    rows = results.rows(pair.key, accelerator.process_index)
+    stamp = stamp_of(pair.content, lpips is not None)
+    rows = results.rows(pair.key, stamp, accelerator.process_index)
     missing = sorted(set(range(pair.described["num_samples"])) - rows.known().keys())
     accelerator.wait_for_everyone()  # all processes share out the same list
     batches = [missing[begin : begin + options.batch_size] for begin in range(0, len(missing), options.batch_size)]
@@ -220,7 +269,8 @@ def _score(
 
     _moved(pair.subject, device, score_all)
     accelerator.wait_for_everyone()
-    return _result(pair, rows, results, time.perf_counter() - began, accelerator)
+    result = _result(pair, rows, results, time.perf_counter() - began, accelerator)
+    return result | {"lpips": lpips is not None}
 
 
 def _is_hidden(accelerator: Accelerator) -> bool | None:
@@ -240,9 +290,10 @@ def _moved(subject: Subject, device: torch.device, work: Callable[[Subject], Any
 def score_batch(
     subject: Subject, pair: Pair, protocol: Protocol, indices: Sequence[int], lpips: Distance | None
 ) -> dict[str, Float[Tensor, " n"]]:
-    """The scores of these samples of the pair's data; NaN where one has no value."""
+    """The scores of these samples of the pair's data; NaN where one has no value. CheckpointError if it diverged."""
     batch = pair.spec.recolour(to_device(pair.source.read(np.array(indices)), subject.device))
     found = subject.decompose(batch, indices) if protocol.pictures else subject.segment(batch, indices)
+    subject.require_finite(found, [f"sample {index} of {pair.data}" for index in indices])
     video, labels, overlap = truth_of(batch)
     return {name: values.cpu() for name, values in scores_of(protocol, found, video, labels, overlap, lpips).items()}
 

@@ -9,14 +9,14 @@ The folder that comes out, with <name> the path of a picture or video below the 
     panels/<name>.png            input, reconstruction, masks and slots; of videos eight frames
     slots.h5                     as core/data/slots.py says: /<split>/<name>, (frames, slots, slot size); pictures have
                                  one frame, the split is `all` outside folders of splits, "/" in names is "_"
-    predictions.json             of every input file the slots used, their areas and boxes
+    predictions.json             of every input file its <name>, the slots used, their areas and boxes
     provenance.json              weight and settings
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from core.benchmark.prediction_files import LEAST_SHARE, FileWriter
+from core.benchmark.prediction_files import LEAST_SHARE, FileWriter, files_of
 from core.benchmark.resizing import resized
 from core.benchmark.seen_files import Picture, SeenFile, as_batch, find_files
 from core.benchmark.subjects import Subject
@@ -57,8 +57,9 @@ class Settings:
 def predict(subject: Subject, source: Path, out: Path, settings: Settings) -> list[SeenFile]:
     """Look at the picture, video or folder `source` and write all about it to the folder `out`.
 
-    The same call again replaces what it wrote. Raises ValueError where the model cannot see such data, DataError for
-    files that cannot be read, and for a folder `out` with other files.
+    The same call again replaces what it wrote, and removes it where the input is gone. Raises ValueError where the
+    model cannot see such data, DataError for files that cannot be read, and for a folder `out` with other files,
+    CheckpointError for a model that has diverged.
     """
     files = find_files(source, settings.num_frames)
     if reason := subject.refusal(files[0].kind):
@@ -80,9 +81,25 @@ def predict(subject: Subject, source: Path, out: Path, settings: Settings) -> li
     about = {"model": subject.name, "paper": subject.paper, "weight": str(subject.weight), "steps": subject.steps}
     used = f"owns at least {LEAST_SHARE:.1%} of the pixels"
     content = {**about, "num_slots": subject.num_slots, "a slot is used that": used, "files": entries}
+    _remove_stale(out, entries)
     with replacing(out / PREDICTIONS) as partial:
         partial.write_text(json.dumps(content, indent=1) + "\n")
     return files
+
+
+def _remove_stale(out: Path, entries: Mapping[str, Any]) -> None:
+    """What an earlier call wrote about inputs, or frames of them, that are gone."""
+    try:
+        earlier = json.loads((out / PREDICTIONS).read_text())["files"].values()
+        written = set().union(*(files_of(entry) for entry in earlier))
+    except (OSError, ValueError, KeyError):
+        return
+    for name in written.difference(*(files_of(entry) for entry in entries.values())):
+        (out / name).unlink(missing_ok=True)
+        folder = (out / name).parent
+        while folder != out and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+            folder = folder.parent
 
 
 def _pictures(
@@ -93,6 +110,7 @@ def _pictures(
         pictures = [next(files[number].frames()) for number in numbers]
         seen = torch.cat([resized(as_batch([picture]), subject.size) for picture in pictures])
         found = subject.decompose({"image": seen}, numbers, generate=settings.generate)
+        subject.require_finite(found, [str(files[number].path) for number in numbers])
         for place, number in enumerate(numbers):
             writer = FileWriter(out, files[number])
             writer.add([pictures[place]], seen[place : place + 1], found[place])
@@ -112,6 +130,7 @@ def _videos(subject: Subject, files: list[SeenFile], out: Path, settings: Settin
                     yield waiting[-1][1][None]
 
         for found in subject.decompose_clips(clips(), number, generate=settings.generate):
+            subject.require_finite(found, [str(file.path)])
             writer.add(*waiting.pop(), found)
             bar.update(found.recon.shape[1])
         yield writer

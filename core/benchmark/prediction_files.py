@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,15 @@ def to_pictures(recon: Float[Tensor, "T 3 H W"]) -> UInt8[np.ndarray, "T H W 3"]
     return (recon.float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
+def files_of(entry: Mapping[str, Any]) -> set[str]:
+    """Of an entry of predictions.json the files beside it, by their paths below its folder."""
+    name, frames = entry["name"], entry.get("frames")
+    if frames is None:
+        return {f"{part}/{name}.png" for part in (MASKS, OVERLAYS, RECONSTRUCTIONS, PANELS)}
+    masks = {f"{MASKS}/{name}/{number:06d}.png" for number in range(len(frames))}
+    return masks | {f"{OVERLAYS}/{name}.mp4", f"{RECONSTRUCTIONS}/{name}.mp4", f"{PANELS}/{name}.png"}
+
+
 class FileWriter:
     """Writes the files of one picture or video into the folder `out` while its frames come in.
 
@@ -99,7 +109,7 @@ class FileWriter:
             with replacing(self.out / part / f"{self.file.name}.mp4") as partial:
                 partial.write_bytes(encoder.finish())
         save_png(self.out / PANELS / f"{self.file.name}.png", self._draw_panel())
-        entry = {"size": list(self._size)}
+        entry = {"name": self.file.name, "size": list(self._size)}
         return {**entry, "frames": self._frames} if self.is_video else {**entry, **self._frames[0]}
 
     def _draw_panel(self) -> Picture:

@@ -71,8 +71,9 @@ class Protocol:
     )
     resolution: str = (
         "pictures are resized to the model's resolution (antialiased bilinear); its soft masks back to that of the "
-        "labels (antialiased bilinear), then arg-max over slots, the first on ties. Labels are never resized beyond "
-        "what the data string says"
+        "labels (antialiased bilinear), then arg-max over slots, the first on ties. Labels have the size that the data "
+        "string says; without one pictures, views and one's own data keep that of their files, videos of published "
+        "sets are read at 128x128, photographs (COCO, VOC) as squares of 224x224"
     )
     segmentation: str = (
         "FG-ARI: adjusted Rand index over pixels of true objects. mIoU: one-to-one (Hungarian) matching of objects and "
@@ -150,7 +151,10 @@ def _scores_of_labels(
 def reconstruction_of(
     recon: Float[Tensor, "B T 3 H W"], video: Float[Tensor, "B T 3 H2 W2"], lpips: Distance | None = None
 ) -> dict[str, Float64[Tensor, " B"]]:
-    """MSE, PSNR, SSIM (of pictures that its window fits into) and LPIPS of every sample, means over frames."""
+    """MSE, PSNR, SSIM (of pictures that its window fits into) and LPIPS of every sample, means over frames.
+
+    PSNR leaves out frames that are exact copies, NaN where all are.
+    """
     recon, video = recon.float(), resized(video, tuple(recon.shape[-2:]))
     scores = {"mse": mse(recon, video), "psnr": psnr(recon, video)}
     if min(recon.shape[-2:]) >= SSIM_WINDOW:
@@ -158,7 +162,9 @@ def reconstruction_of(
     if lpips is not None:
         distances = lpips(2 * recon.flatten(0, 1) - 1, 2 * video.flatten(0, 1) - 1)
         scores["lpips"] = distances.double().view(recon.shape[:2])
-    return {name: values.masked_fill(values.isinf(), torch.nan).nanmean(dim=1) for name, values in scores.items()}
+    means = {name: values.mean(dim=1) for name, values in scores.items()}
+    exact = scores["psnr"].isposinf()
+    return means | {"psnr": scores["psnr"].masked_fill(exact, 0).sum(dim=1) / (~exact).sum(dim=1)}
 
 
 def slot_usage_of(masks: Float[Tensor, "B T K H W"], used_share: float) -> dict[str, Float64[Tensor, " B"]]:

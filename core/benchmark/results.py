@@ -19,21 +19,25 @@ RESULTS = "results.jsonl"
 
 @dataclass(frozen=True)
 class Rows:
-    """Scores of samples of one pair, a JSON line each; every process has a file of its own and reads all."""
+    """Scores of samples of one pair, a JSON line each; every process has a file of its own and reads all.
+
+    stamp: of what the scores are computed from and with; rows of another one are not read.
+    """
 
     folder: Path
     key: str
+    stamp: str
     process: int
 
     @property
     def _files(self) -> list[Path]:
-        return sorted(self.folder.glob(f"{self.key}.*.jsonl"))
+        return sorted(self.folder.glob(f"{self.key}-{self.stamp}.*.jsonl"))
 
     def add(self, indices: Sequence[int], scores: Mapping[str, Float[Tensor, " n"]]) -> None:
         """Append the samples of a batch; a killed process leaves at most its last line half-written."""
         self.folder.mkdir(parents=True, exist_ok=True)
         columns = {name: values.tolist() for name, values in scores.items()}
-        path = self.folder / f"{self.key}.{self.process}.jsonl"
+        path = self.folder / f"{self.key}-{self.stamp}.{self.process}.jsonl"
         torn = path.exists() and not path.read_bytes().endswith(b"\n")
         with path.open("a") as file:
             if torn:
@@ -57,11 +61,15 @@ class Rows:
         return found
 
     def remove(self) -> None:
-        """Of all processes."""
-        for path in self._files:
-            path.unlink(missing_ok=True)
-        if self.folder.is_dir() and not any(self.folder.iterdir()):
-            self.folder.rmdir()
+        """Of all processes and stamps."""
+        _remove_rows(self.folder, self.key)
+
+
+def _remove_rows(folder: Path, key: str) -> None:
+    for path in folder.glob(f"{key}-*.jsonl"):
+        path.unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 @dataclass(frozen=True)
@@ -92,12 +100,28 @@ class Results:
 
     def add(self, result: Mapping[str, Any]) -> None:
         """Add a result, or replace that of the same key; a reader finds the old file or the new one."""
-        results = {**self.read(), result["key"]: result}
+        self._write({**self.read(), result["key"]: result})
+
+    def forget(self, keys: Sequence[str]) -> None:
+        """Remove the results of these keys, and the rows of those that are not finished."""
+        known = self.read()
+        if kept := {key: result for key, result in known.items() if key not in keys}:
+            self._write(kept)
+        elif known:
+            self.path.unlink()
+        for key in keys:
+            _remove_rows(self._rows, key)
+
+    def _write(self, results: Mapping[str, Mapping[str, Any]]) -> None:
         with replacing(self.path) as partial:
             partial.write_text("".join(json.dumps(entry, allow_nan=False) + "\n" for entry in results.values()))
 
-    def rows(self, key: str, process: int) -> Rows:
-        return Rows(self.folder / "partial", key, process)
+    @property
+    def _rows(self) -> Path:
+        return self.folder / "partial"
+
+    def rows(self, key: str, stamp: str, process: int) -> Rows:
+        return Rows(self._rows, key, stamp, process)
 
     def samples_of(self, key: str) -> Path:
         return self.folder / "samples" / f"{key}.npz"

@@ -40,10 +40,23 @@ class SeenFile:
         if self.kind == "images":
             yield read_upright(self.path)
         elif self.path.is_dir():
-            yield from map(read_upright, frames_of(self.path)[: self.num_frames])
+            yield from self._frames_of_folder()
         else:
             with closing(mp4_frames(self.path)) as frames:
                 yield from islice(frames, self.num_frames)
+
+    def _frames_of_folder(self) -> Iterator[Picture]:
+        shape = None
+        for path in frames_of(self.path)[: self.num_frames]:
+            picture = read_upright(path)
+            shape = shape or picture.shape
+            if picture.shape != shape:
+                found, expected = (f"{width}x{height}" for height, width, _ in (picture.shape, shape))
+                raise DataError(
+                    f"{path}: is {found}, but the frames before it are {expected}. Frames of one video have one size: "
+                    "save it again"
+                )
+            yield picture
 
 
 def find_files(path: Path, num_frames: int | None = None) -> list[SeenFile]:

@@ -25,7 +25,7 @@ def bootstrap_interval(
 
 def summary_of(values: Float64[np.ndarray, " n"]) -> dict[str, float | int | None]:
     """`mean`, `std` (with n - 1), `low` and `high` of the samples that have a value, and their number `n`."""
-    valid = values[np.isfinite(values)]
+    valid = values[~np.isnan(values)]
     if not len(valid):
         return {"mean": None, "std": None, "low": None, "high": None, "n": 0}
     low, high = bootstrap_interval(valid)

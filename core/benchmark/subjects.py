@@ -129,6 +129,16 @@ class Subject:
 
         return torch.cat(self._apply(masks, batch, indices), dim=1)
 
+    def require_finite(self, found: Decomposition | Float[Tensor, "B T K H W"], names: Sequence[str]) -> None:
+        """Raises CheckpointError, with those of the `names` of the samples, where masks or pictures are not finite."""
+        parts = [found] if isinstance(found, Tensor) else [found.masks, found.recon]
+        finite = torch.stack([part.isfinite().flatten(1).all(dim=1) for part in parts]).all(dim=0).tolist()
+        if bad := [name for name, is_finite in zip(names, finite) if not is_finite]:
+            raise CheckpointError(
+                f"{self.weight}: NaN or infinity in what it makes of {', '.join(bad)}. The training has diverged: give "
+                "an earlier checkpoint"
+            )
+
     def decompose_clips(
         self, clips: Iterable[Float[Tensor, "1 T 3 H W"]], index: int, *, generate: bool = True
     ) -> Iterator[Decomposition]:

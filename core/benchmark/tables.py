@@ -13,10 +13,23 @@ STATISTICS = ("mean", "std", "low", "high", "n")
 
 
 def blocks(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """Results by data and protocol, in their order; the name is what stands above a block."""
-    found: dict[str, list[Result]] = {}
+    """Results that can be compared, in their order; the name is what stands above a block.
+
+    Data that have the same name, and differ in their folder or content, are told apart. Models that cannot see data
+    stand in the first block of these.
+    """
+    by_title: dict[str, list[Result]] = {}
     for result in results:
-        found.setdefault(title_of(result), []).append(result)
+        by_title.setdefault(title_of(result), []).append(result)
+    found: dict[str, list[Result]] = {}
+    for title, of_title in by_title.items():
+        conditions = list(dict.fromkeys(conditions_of(result) for result in of_title if _is_scored(result)))
+        # Folder and content are said only where they tell blocks apart.
+        told = [place < 2 or len(set(column)) > 1 for place, column in enumerate(zip(*conditions))]
+        for result in of_title:
+            own = conditions_of(result) if _is_scored(result) or not conditions else conditions[0]
+            name = ", ".join([title, *(condition for condition, is_told in zip(own, told) if is_told and condition)])
+            found.setdefault(name, []).append(result)
     return found
 
 
@@ -24,6 +37,21 @@ def title_of(result: Result) -> str:
     protocol = result["protocol"]
     frames = "" if protocol["frames"] is None else f", {protocol['frames']} frames"
     return f"{result['data']}, split {protocol['split']}{frames}, protocol {protocol['name']}"
+
+
+def conditions_of(result: Result) -> tuple[str, str, str, str]:
+    """What has to agree for figures under one title to be compared: samples, pictures, folder of the data, content."""
+    number, whole = result["num_samples"], result.get("samples_of_split", result["num_samples"])
+    return (
+        f"first {number:,} of {whole:,} samples" if number < whole else "",
+        "" if result["protocol"].get("pictures", True) else "masks alone",
+        f"root {result.get('root') or 'as usual'}",
+        f"content {result.get('content')}",
+    )
+
+
+def _is_scored(result: Result) -> bool:
+    return "not_applicable" not in result
 
 
 def columns_of(results: Sequence[Result]) -> list[str]:
@@ -47,7 +75,7 @@ def rows_of(results: Sequence[Result], columns: Sequence[str]) -> list[list[str]
 
 def _rows_of_seeds(results: Sequence[Result], columns: Sequence[str]) -> list[list[str]]:
     rows = []
-    for same in seed_groups(results).values():
+    for same in seed_groups(results):
         spread = over_seeds([_means(result) for result in same])
         cells = [
             f"{_number(spread[name]['mean'])} sd {_number(spread[name]['std'])}" if name in spread else "-"
@@ -60,13 +88,13 @@ def _rows_of_seeds(results: Sequence[Result], columns: Sequence[str]) -> list[li
     return rows
 
 
-def seed_groups(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """Runs that differ in nothing but their seed, where there are several."""
-    groups: dict[str, dict[int, Result]] = {}
-    for result in results:
-        if "not_applicable" not in result:
-            groups.setdefault(result["group"], {})[result["seed"]] = result
-    return {group: list(by_seed.values()) for group, by_seed in groups.items() if len(by_seed) > 1}
+def seed_groups(results: Sequence[Result]) -> list[list[Result]]:
+    """Runs that differ in nothing but their seed and were scored alike, where there are several."""
+    groups: dict[tuple[str, ...], dict[int, Result]] = {}
+    for result in filter(_is_scored, results):
+        group = (result["group"], title_of(result), *conditions_of(result))
+        groups.setdefault(group, {})[result["seed"]] = result
+    return [list(by_seed.values()) for by_seed in groups.values() if len(by_seed) > 1]
 
 
 def _means(result: Result) -> dict[str, float | None]:
@@ -122,12 +150,13 @@ def csv_table(results: Sequence[Result]) -> str:
     columns = columns_of(results)
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    head = ("data", "split", "protocol", "paper", "model", "run", "steps", "seed", "num_samples", "not_applicable")
+    of_run = ("root", "paper", "model", "run", "steps", "seed", "num_samples", "samples_of_split", "not_applicable")
+    head = ("data", "split", "protocol", "frames", "pictures", *of_run)
     writer.writerow([*head, *(f"{name}_{statistic}" for name in columns for statistic in STATISTICS)])
     for result in results:
         protocol = result["protocol"]
-        values = [result["data"], protocol["split"], protocol["name"]]
-        values += [result.get(name, "") for name in head[3:]]
+        values = [result["data"], *(protocol.get(name, "") for name in ("split", "name", "frames", "pictures"))]
+        values += [result.get(name, "") for name in of_run]
         scores = (result["scores"].get(name, {}) for name in columns)
         writer.writerow([*values, *(of.get(statistic, "") for of in scores for statistic in STATISTICS)])
     return file.getvalue()

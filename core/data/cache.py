@@ -21,15 +21,24 @@ def cache_folder() -> Path:
 
 
 def cached_rows(
-    source: Path, recipe: str, shape: tuple[int, ...], decode: Callable[[int, int], np.ndarray]
+    source: Path,
+    recipe: str,
+    shape: tuple[int, ...],
+    decode: Callable[[int, int], np.ndarray],
+    *,
+    stamped: bool = False,
 ) -> np.ndarray:
     """A read-only memory map of uint8 `shape` whose rows [a, b) are `decode(a, b)`.
 
     Decoded on the first call into the cache folder, under a key of the source's path, size and time and of `recipe`;
     one process decodes while others wait. The file appears only when it is complete.
+
+    stamped: the recipe says of which size and time the files are, and the source is but their folder, whose own time
+    says only when anything was last put there.
     """
     status = source.stat()
-    identity = f"{source.resolve()}|{status.st_size}|{status.st_mtime_ns}|{recipe}|{shape}"
+    stamp = "" if stamped else f"{status.st_size}|{status.st_mtime_ns}"
+    identity = f"{source.resolve()}|{stamp}|{recipe}|{shape}"
     folder = cache_folder()
     target = folder / f"{source.stem}-{recipe}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.npy"
     try:
@@ -46,6 +55,16 @@ def cached_rows(
     return np.load(target, mmap_mode="r")
 
 
+def _decoded(source: Path, decode: Callable[[int, int], np.ndarray], start: int, stop: int) -> np.ndarray:
+    """What fails here is the source, not the cache."""
+    try:
+        return decode(start, stop)
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or source}: cannot be read ({error.strerror or error}). Fetch or make it again"
+        ) from error
+
+
 def _decode_all(source: Path, target: Path, shape: tuple[int, ...], decode: Callable[[int, int], np.ndarray]) -> None:
     partial = target.with_name(f".{target.name}.partial")
     try:
@@ -55,7 +74,7 @@ def _decode_all(source: Path, target: Path, shape: tuple[int, ...], decode: Call
             with tqdm(total=shape[0], desc=f"decoding {source.name} once", unit="img", leave=False) as bar:
                 for start in range(0, shape[0], ROWS_AT_A_TIME):
                     stop = min(start + ROWS_AT_A_TIME, shape[0])
-                    rows = decode(start, stop)
+                    rows = _decoded(source, decode, start, stop)
                     expected = (stop - start, *shape[1:])
                     if rows.size != math.prod(expected):
                         raise DataError(f"{source}: [{start}:{stop}] decodes to {rows.shape}, expected {expected}")

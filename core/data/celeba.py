@@ -6,7 +6,7 @@ whether it is for training (0), validation (1) or testing (2).
 
 from pathlib import Path
 
-from core.data.errors import DataError
+from core.data.errors import DataError, MissingSplit
 from core.data.framing import Framing, Picture
 from core.data.listed_files import listed_files
 from core.data.picture_reader import PictureReader
@@ -35,7 +35,7 @@ class CelebA(PictureReader):
         path = root / "celeba" if (root / "celeba").is_dir() else root
         names = _names_of_split(path / PARTITION, SPLITS[split])
         if not names:
-            raise DataError(f"{path / PARTITION}: names no pictures of split {split!r}. {REMEDY}")
+            raise MissingSplit(f"{path / PARTITION}: names no pictures of split {split!r}. {REMEDY}")
         super().__init__(path, split, listed_files(path / PICTURES, names, REMEDY), framing, masks=False)
 
     def open_picture(self, path: Path) -> Picture:

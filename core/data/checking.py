@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from core.data.errors import DataError
+from core.data.errors import DataError, MissingSplit
 from core.data.loader import Batch, BatchSource
 from core.data.spec import DataSpec
 
@@ -59,7 +59,7 @@ def check_split(spec: DataSpec, split: str, root: str | Path | None = None) -> F
     """
     source = spec.open_whole(split, root)
     if not len(source):
-        raise DataError(f"{source.path}: split {split} is empty. Make or fetch more of it")
+        raise MissingSplit(f"{source.path}: split {split} is empty. Make or fetch more of it")
     found = Findings(spec.kind, Path(source.path), len(source))
     first = _read(source, np.arange(1))
     step = max(1, VALUES // max(sum(value[0].numel() for value in first.values()), 1))

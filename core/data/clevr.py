@@ -14,7 +14,7 @@ from jaxtyping import Bool
 from torch import Tensor
 from tqdm import tqdm
 
-from core.data.errors import DataError
+from core.data.errors import DataError, MissingSplit
 from core.data.framing import Framing, LabelMap, Picture
 from core.data.generated import rows_of_split
 from core.data.picture_reader import PictureReader
@@ -59,7 +59,7 @@ class Clevr(PictureReader):
         begin, end = rows_of_split(path, SPLITS[split], SHARES[split])
         files = found[begin:end]
         if not files:
-            raise DataError(f"{path}: holds {len(found)} pictures, none of them in split {split!r}. {REMEDY}")
+            raise MissingSplit(f"{path}: holds {len(found)} pictures, none of them in split {split!r}. {REMEDY}")
         if most_objects is not None:
             files = _with_few_objects(path, split, files, most_objects)
         super().__init__(path, f"{split}{most_objects or ''}", files, framing, masks)

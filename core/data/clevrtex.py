@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from core.data.errors import DataError
+from core.data.errors import DataError, MissingSplit
 from core.data.framing import Framing, LabelMap, Picture
 from core.data.picture_reader import PictureReader
 
@@ -58,7 +58,7 @@ class ClevrTex(PictureReader):
         count = len(tree.pictures)
         pictures = tree.pictures[int(begin * count) : int(end * count)]
         if not pictures:
-            raise DataError(f"{path}: holds {count} pictures, too few for a {split} split. {_remedy(variant)}")
+            raise MissingSplit(f"{path}: holds {count} pictures, too few for a {split} split. {_remedy(variant)}")
         super().__init__(path, f"{variant}-{split}", pictures, framing, masks)
         self.variant = variant
         if masks or most_entities is not None:

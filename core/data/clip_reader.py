@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from core.data.clips import Clips, cut_clips
-from core.data.errors import DataError
+from core.data.errors import DataError, MissingSplit
 from core.data.video import decode_video, decoded_once
 
 
@@ -36,7 +36,7 @@ class ClipReader:
         size: tuple[int, int],
     ):
         if not names:
-            raise DataError(f"{path}: no videos in this split. Give another, or make more of them")
+            raise MissingSplit(f"{path}: no videos in this split. Give another, or make more of them")
         if not len(clips) or not num_frames:
             raise DataError(
                 f"{path}: clips of {num_frames} frames, {frame_offset} apart, do not fit into videos of {len(stems)} "

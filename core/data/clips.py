@@ -73,7 +73,12 @@ def starts_without_entrance(
 
 
 def visualised_videos(num_samples: int, num_videos: int) -> Int64[np.ndarray, "N"]:
-    """Videos spread evenly over a set, that the original trainers draw; one more or fewer than asked for may come."""
+    """Videos spread evenly over a set, that the original trainers draw; one more or fewer than asked for may come.
+
+    None if none are asked for.
+    """
+    if num_samples == 0:
+        return np.zeros(0, np.int64)
     if num_videos % num_samples:
         num_samples -= 1
     return np.arange(0, num_videos, max(num_videos // num_samples, 1))

@@ -36,7 +36,7 @@ class FolderPictures(PictureReader):
         kind, sources = samples_of(root, split)
         if kind != "images":
             raise DataError(f"{root}: holds videos, expected pictures. Give it to a model of videos, or take frames")
-        super().__init__(root, f"folder-{split}", sources, framing, masks)
+        super().__init__(root, f"own-pictures-{split}", sources, framing, masks)
         if masks or framing.only_object:
             self._picture_of = dict(zip(map(self.file_of_labels, sources), sources))
             require_masks(root, list(self._picture_of), len(sources))
@@ -122,7 +122,7 @@ class FolderVideos(ClipReader):
     @cached_property
     def _videos(self) -> np.ndarray:
         files = [file for files in self.frames.values() for file in files]
-        recipe = f"folder-video-{self.framing.key}-{stamp(self.path, files)}"
+        recipe = f"own-videos-{self.framing.key}-{stamp(self.path, files)}"
         return decoded_once(self.path, recipe, self.sources, (len(self.stems), *self.image_size, 3), self._decode)
 
     @cached_property
@@ -215,9 +215,22 @@ def read_upright(path: Path) -> Picture:
             if file.format == "PNG":
                 file.verify()  # decoding alone lets some damage pass
         with Image.open(path) as file:
-            return np.array(ImageOps.exif_transpose(file).convert("RGB"))
+            return np.array(_eight_bits(ImageOps.exif_transpose(file), path).convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as a picture ({error}). {REMEDY}") from error
+
+
+def _eight_bits(picture: Image.Image, path: Path) -> Image.Image:
+    """The higher byte of grey values of 16 bits, which Pillow would cut off at 255. DataError for other numbers."""
+    if picture.mode.startswith("I"):
+        values = np.asarray(picture)
+        if values.min() >= 0 and values.max() < 1 << 16:
+            return Image.fromarray((values >> 8).astype(np.uint8))
+    elif picture.mode != "F":
+        return picture
+    raise DataError(
+        f"{path}: holds numbers (mode {picture.mode}), expected colours or grey values of 8 or 16 bits. Save it as PNG"
+    )
 
 
 def _sides(picture: Picture) -> str:

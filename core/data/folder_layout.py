@@ -16,7 +16,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from core.data.errors import DataError
+from core.data.errors import DataError, MissingSplit
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 VIDEOS = (".mp4", ".avi", ".mov", ".gif", ".webm")
@@ -50,14 +50,14 @@ def samples_of(root: Path, split: str) -> tuple[FolderKind, list[Path]]:
     folders = [root / name for name in SPLITS if (root / name).is_dir()]
     if misplaced := [folder / MASKS for folder in folders if (folder / MASKS).is_dir()]:
         raise DataError(f"{misplaced[0]}: masks of this split belong into {root / MASKS / misplaced[0].parent.name}")
-    if not (root / "train").is_dir():
+    if not folders:
         kind, samples = _samples_in(root)
         return kind, _share(root, samples, split)
     if split != "all":
         if root / split not in folders:
-            raise DataError(
-                f"{root / split}: no such folder, though there is train/. Add it, or take the split folders away to "
-                "have the samples split by their order"
+            raise MissingSplit(
+                f"{root / split}: no such folder, though there is {folders[0].name}/. Add it, or take the split "
+                "folders away to have the samples split by their order"
             )
         return _samples_in(root / split)
     found = [_samples_in(folder) for folder in folders]

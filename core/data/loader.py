@@ -71,6 +71,8 @@ class TrainingLoader:
         resident: bool = False,
         augment: Augment | None = None,
     ):
+        if batch_size < 1:
+            raise ValueError(f"batches of {batch_size} samples: expected at least 1")
         if len(source) < batch_size * num_processes:
             raise DataError(
                 f"{getattr(source, 'path', type(source).__name__)}: {len(source)} samples are fewer than one global "

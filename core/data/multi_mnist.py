@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from core.data.cache import cached_rows
-from core.data.errors import DataError
+from core.data.errors import DataError, MissingSplit
 from core.data.safe_pickle import read_pickle
 
 SPLITS = {"test": (0, 5000), "val": (5000, 10_000), "train": (10_000, None)}
@@ -33,7 +33,7 @@ class MultiMnist:
         count = len(self._stored(header_only=True))
         self._rows = range(count)[slice(*SPLITS[split])]
         if not self._rows:
-            raise DataError(f"{self.path}: holds {count} pictures, none of them in split {split!r}. {REMEDY}")
+            raise MissingSplit(f"{self.path}: holds {count} pictures, none of them in split {split!r}. {REMEDY}")
 
     def __len__(self) -> int:
         return len(self._rows)

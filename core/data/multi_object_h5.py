@@ -104,6 +104,11 @@ class MultiObjectH5:
 
         def decode(start: int, stop: int) -> np.ndarray:
             masks = self._bytes("masks", start, stop)[..., 0]
+            if masks.max() == 1:
+                raise DataError(
+                    f"{self.path}: {self.split}/masks[{start}:{stop}] hold 0 and 1, expected 0 and 255, which marks an "
+                    "entity. Multiply them by 255"
+                )
             if self.style:
                 left, top, right, bottom = CLEVR_BOX
                 masks = masks[:, :, top:bottom, left:right]

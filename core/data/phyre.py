@@ -24,9 +24,10 @@ class Phyre:
     """Trials of one split: clips of `num_frames` frames, or (`num_frames` None) whole videos of `video_len` frames.
 
     `read(indices)` gives `video` (n, T, 3, H, W) uint8 in channels-last memory, `label` (n,) int64, 1 if solved,
-    `num_frames` (n,) int64, the frames before the last one is repeated to fill up, and `trial` (n,) int64, the trials
-    that were read. A clip ends where nothing moves from one frame to the next. In training a trial whose clip is too
-    short is replaced by another, a function of the first; else, and in whole videos, the last frame is repeated.
+    `num_frames` (n,) int64, the frames before the last one is repeated to fill up, `trial` (n,) int64, the trials that
+    were read, and `replaced` (n,) bool, whether another was asked for. A clip ends where nothing moves from one frame
+    to the next. In training a trial whose clip is too short is replaced by another, a function of the first; else, and
+    in whole videos, the last frame is repeated.
 
     `info` float64 [M, 4] holds for each trial the place of its task in `tasks` and x, y, radius; `labels` int32 [M].
     `source` names the world. `num_actions` and `num_tasks` make smaller sets. Raises DataError.
@@ -82,6 +83,7 @@ class Phyre:
             "label": torch.from_numpy(self.labels[trials].astype(np.int64)),
             "num_frames": torch.tensor(counts),
             "trial": torch.from_numpy(trials),
+            "replaced": torch.from_numpy(trials != indices),
         }
 
     def _clips(self, trials: Int64[np.ndarray, "n"]) -> list[tuple[UInt8[np.ndarray, "T H W 3"], int]]:

@@ -64,6 +64,8 @@ class Physion(ClipReader):
     the 29 videos that Physion's authors found to be flawed are left out of the test subset. With `tokens`, the name of
     a dVAE, it also gives `token_id` (n, T, h * w) int32, the words of the frames.
 
+    Without `pictures` the videos need not be there: clips and labels are known, `read` is not to be called.
+
     `as_original` leaves three of these in, which the original's list misspells, and gives the scenarios that the
     original does, which are shifted by every video left out.
     """
@@ -81,6 +83,7 @@ class Physion(ClipReader):
         tasks: Sequence[str] = ("all",),
         labels: bool = False,
         tokens: str | None = None,
+        pictures: bool = True,
         as_original: bool = False,
     ):
         root = Path(root)
@@ -90,7 +93,8 @@ class Physion(ClipReader):
         if labels:
             videos, self.labels, self.scenarios = labelled_videos(root, subset, split, tasks, as_original)
         sources = [folder_or_mp4(root / video.path) for video in videos]
-        _check_presence(sources)
+        if pictures:
+            _check_presence(sources)
         self.token_files = tokens and [token_file(root, video, tokens) for video in videos]
         if missing := [file for file in self.token_files or () if not file.exists()]:
             raise DataError(

@@ -32,7 +32,10 @@ Frames = UInt8[np.ndarray, "T H W 3"]
 
 
 def mp4_frames(path: Path) -> Iterator[Frame]:
-    """The frames of a video file as RGB, in order. Raises DataError where the file is damaged or cut short."""
+    """The frames of a video file as RGB, in order, upright as its camera says.
+
+    Raises DataError where the file is damaged or cut short.
+    """
     if not path.is_file():
         raise DataError(f"{path}: no such file. Fetch it, or make the data again with the command that made it")
     found = 0
@@ -49,7 +52,7 @@ def mp4_frames(path: Path) -> Iterator[Frame]:
             for frame in container.decode(stream):
                 if frame.is_corrupt:
                     raise DataError(f"{path}: frame {found} is damaged. Fetch or make the file again")
-                yield frame.to_ndarray(format="rgb24")
+                yield _upright(frame.to_ndarray(format="rgb24"), frame.rotation)
                 found += 1
             announced = stream.frames
     except (av.FFmpegError, OSError, EOFError, IndexError) as error:
@@ -61,6 +64,12 @@ def mp4_frames(path: Path) -> Iterator[Frame]:
         raise DataError(
             f"{path}: ends after {found} of {announced} frames. The file is cut short: fetch or make it again"
         )
+
+
+def _upright(frame: Frame, degrees: int) -> UInt8[np.ndarray, "h w 3"]:
+    """Turned counter-clockwise by the next multiple of a right angle."""
+    turns = round(degrees / 90) % 4
+    return np.ascontiguousarray(np.rot90(frame, turns)) if turns else frame
 
 
 def read_mp4(path: Path, count: int) -> Frames:

@@ -30,7 +30,7 @@ def draw_gallery(
     """`count` samples, evenly spread over the split, as the page shows them; `progress` is called after each.
 
     Of a video the first frames are shown, of a scene all views. Raises ValueError where the model cannot see such data,
-    DataError where they are missing.
+    DataError where they are missing, CheckpointError where it has diverged.
     """
     if reason := subject.refusal(spec.kind):
         raise ValueError(reason)
@@ -39,6 +39,7 @@ def draw_gallery(
     for number in spread_numbers(len(source), count):
         batch = one_sample(source, number, spec, subject.device)
         found = subject.decompose(batch, [number])
+        subject.require_finite(found, [f"sample {number}"])
         video, labels, overlap = truth_of(batch)
         scores = scores_of(Protocol(), found, video, labels, overlap, None)
         drawn = draw_sample(number, resized(video[0], subject.size), found, None if labels is None else labels[0])

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,8 +38,8 @@ class RenderedSet:
     def check(self, options: Options) -> None:
         """Raises ValueError, naming the option."""
         for option, value in options.items():
-            if value <= 0:
-                raise ValueError(f"--{option} {value}: must be positive")
+            if not 0 < value < math.inf:
+                raise ValueError(f"--{option} {value}: must be positive and finite")
         if options.get("fewest", 0) > options.get("most", 0):
             raise ValueError(f"--fewest {options['fewest']} is more than --most {options['most']}")
         if options.get("fewest", self.least_objects) < self.least_objects:
@@ -177,9 +178,11 @@ SETS = {
 
 def write_set(
     name: str, root: Path, scenes: int, *, seed: int = 0, workers: int = 1, force: bool = False, **chosen: int | float
-) -> tuple[Path, int]:
-    """Make `scenes` scenes of the set `name` below `root`, and a preview; the folder, and how many files of scenes (for
-    `msn` shards) this call made.
+) -> tuple[Path, int, int]:
+    """Make at least `scenes` scenes of the set `name` below `root`, and a preview.
+
+    The folder, how many scenes it holds, and how many of them this call made. A file that holds several scenes is
+    written whole, so that there may be more than asked for.
 
     `chosen` replaces defaults of the set's options. Raises what `write_scenes` raises, ValueError for options out of
     range.
@@ -192,9 +195,12 @@ def write_set(
     folder = root / made.folder
     make = functools.partial(_function(made.make), seed=seed, **made.constants, **options)
     description = {"name": name, "what": made.what, "version": 1, "seed": seed, "options": options}
-    items = -(-scenes // int(options.get("per_shard", 1)))  # a file may hold several scenes
+    scenes_each = int(options.get("per_shard", 1))
+    items = -(-scenes // scenes_each)
     finish = functools.partial(_function(made.finish), folder, items, options) if made.finish else None
-    number = write_scenes(folder, make, items, description, finish=finish, workers=workers, force=force)
-    if number:
-        write_preview(folder, options.get("fps"))
-    return folder, number
+    writing = {"finish": finish, "workers": workers, "force": force, "scenes_each": scenes_each}
+    number = write_scenes(folder, make, items, description, **writing)
+    fps = options.get("fps")
+    if number or not (folder / ("preview.gif" if fps else "preview.png")).exists():
+        write_preview(folder, fps)
+    return folder, items * scenes_each, number

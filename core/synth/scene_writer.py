@@ -32,16 +32,20 @@ def write_scenes(
     finish: Callable[[], Files] | None = None,
     workers: int = 1,
     force: bool = False,
+    scenes_each: int = 1,
 ) -> int:
-    """Write the files of scenes 0 to `count` - 1 below `root`; returns how many this call made.
+    """Write the files of items 0 to `count` - 1 below `root`; returns how many scenes this call made.
+
+    An item is a scene, or a file of `scenes_each` scenes, written as a whole. In `dataset.json` and messages scenes
+    are counted.
 
     `make(i)` is a function of i alone, so that neither the number of workers nor interruptions change a byte, and a
-    data set can be continued to a larger `count`. A scene counts when all its files are on disk, under their final
+    data set can be continued to a larger `count`. An item counts when all its files are on disk, under their final
     names; the journal `.scenes-written` says which are. `dataset.json` holds `description`, the count, and the word
     "generated"; `finish()` gives the files that cover all scenes (lists, tables), written last.
 
-    FileExistsError if `root` holds a data set of another description, unless `force`, which begins anew; OSError if a
-    file cannot be written; BlockingIOError if another process is writing it.
+    FileExistsError if `root` holds a data set of another description, or more of it, unless `force`, which begins anew;
+    OSError if a file cannot be written; BlockingIOError if another process is writing it.
     """
     root.mkdir(parents=True, exist_ok=True)
     with (root / ".lock").open("w") as lock:
@@ -50,21 +54,21 @@ def write_scenes(
         except BlockingIOError as error:
             raise BlockingIOError(error.errno, f"{root} is being written by another process") from error
         replaces = force and _clear(root)
-        written = set() if replaces else _begin(root, description, count)
+        written = set() if replaces else _begin(root, description, count, scenes_each)
         if replaces:
-            _describe(root, description, count, complete=False)
-        missing = [scene for scene in range(count) if scene not in written]
+            _describe(root, description, count * scenes_each, complete=False)
+        missing = [item for item in range(count) if item not in written]
         if missing or not _is_complete(root):
-            _write_missing(root, make, missing, count, workers)
+            _write_missing(root, make, missing, count, workers, scenes_each)
             _write_files(root, finish() if finish else {})
-            _describe(root, description, count, complete=True)
+            _describe(root, description, count * scenes_each, complete=True)
             (root / _JOURNAL).unlink(missing_ok=True)
     (root / ".lock").unlink(missing_ok=True)
-    return len(missing)
+    return len(missing) * scenes_each
 
 
-def _begin(root: Path, description: dict[str, Any], count: int) -> set[int]:
-    """Scenes that are complete already. Raises FileExistsError."""
+def _begin(root: Path, description: dict[str, Any], count: int, scenes_each: int) -> set[int]:
+    """Items that are complete already. Raises FileExistsError."""
     path = root / DESCRIPTION
     if path.exists():
         found = json.loads(path.read_text())
@@ -77,23 +81,24 @@ def _begin(root: Path, description: dict[str, Any], count: int) -> set[int]:
                 f"{root} holds another data set ({lines}). Pass --force to overwrite it, or write to another folder."
             )
         if found["complete"]:
-            done = set(range(found["count"]))
+            done = set(range(found["count"] // scenes_each))
         else:
             done = _read_journal(root / _JOURNAL)
-        if count < found["count"] and found["complete"]:
+        present = max(done, default=-1) + 1
+        if count < present:
             raise FileExistsError(
-                f"{root} holds {found['count']:,} scenes of this description, {count:,} are asked for. Pass --force to "
-                "begin anew, or write to another folder."
+                f"{root} holds {present * scenes_each:,} scenes of this description, {count * scenes_each:,} are asked "
+                "for. Pass --force to begin anew, or write to another folder."
             )
-        if not found["complete"] or count == found["count"]:
+        if not found["complete"] or count == present:
             return done
         with (root / _JOURNAL).open("w") as journal:  # to be continued
-            journal.writelines(f"{scene}\n" for scene in sorted(done))
-        _describe(root, description, count, complete=False)
+            journal.writelines(f"{item}\n" for item in sorted(done))
+        _describe(root, description, count * scenes_each, complete=False)
         return done
     if any(entry.name != ".lock" for entry in root.iterdir()):
         raise FileExistsError(f"{root} is not empty, and holds no {DESCRIPTION} of ours. Write to another folder.")
-    _describe(root, description, count, complete=False)
+    _describe(root, description, count * scenes_each, complete=False)
     return set()
 
 
@@ -136,27 +141,29 @@ def _read_journal(path: Path) -> set[int]:
     return {int(line) for line in lines if line.endswith("\n")}
 
 
-def _write_missing(root: Path, make: Callable[[int], Files], missing: list[int], count: int, workers: int) -> None:
-    done = count - len(missing)
+def _write_missing(
+    root: Path, make: Callable[[int], Files], missing: list[int], count: int, workers: int, scenes_each: int
+) -> None:
+    total, done = count * scenes_each, (count - len(missing)) * scenes_each
     with (
         (root / _JOURNAL).open("a+b") as journal,
-        tqdm(total=count, initial=done, desc=root.name, unit="scene", disable=None) as bar,
+        tqdm(total=total, initial=done, desc=root.name, unit="scene", disable=None) as bar,
     ):
         if journal.tell() and not (root / _JOURNAL).read_bytes().endswith(b"\n"):
             journal.write(b"\n")
-        for scene, files in zip(missing, ordered_map(make, missing, workers)):
+        for item, files in zip(missing, ordered_map(make, missing, workers)):
             try:
                 _write_files(root, files)
-                journal.write(f"{scene}\n".encode())
+                journal.write(f"{item}\n".encode())
                 journal.flush()
             except OSError as error:
                 raise OSError(
                     error.errno,
                     f"{error.filename or root} cannot be written: {error.strerror or error}. {root} keeps {done:,} of "
-                    f"{count:,} scenes: make room and repeat the command to continue",
+                    f"{total:,} scenes: make room and repeat the command to continue",
                 ) from error
-            done += 1
-            bar.update()
+            done += scenes_each
+            bar.update(scenes_each)
 
 
 def _describe(root: Path, description: dict[str, Any], count: int, complete: bool) -> None:

@@ -118,6 +118,10 @@ class CheckpointFolder:
     suffix: str = ".pth"
     keep: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.keep is not None and self.keep < 1:
+            raise ValueError(f"keep={self.keep}: expected at least 1 checkpoint, or None for all")
+
     def path(self, step: int) -> Path:
         return self.folder / f"{self.prefix}{step}{self.suffix}"
 

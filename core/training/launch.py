@@ -37,7 +37,8 @@ def make_accelerator(precision: str = "fp32", find_unused_parameters: bool = Fal
     if {"ACCELERATE_USE_CPU", "MASTER_PORT"} <= os.environ.keys() and "WORLD_SIZE" not in os.environ:
         raise ValueError(
             "`accelerate launch` has started one process, whatever --num_processes says. Use `accelerate launch "
-            "--multi_gpu --num_processes N` (also without GPUs), `torchrun --nproc_per_node=N`, or --processes N"
+            "--multi_gpu --num_processes N` (also without GPUs), `torchrun --nproc_per_node=N`, or, in training, "
+            "--processes N"
         )
     if precision == "fp32-fast":
         torch.backends.cuda.matmul.fp32_precision = "tf32"

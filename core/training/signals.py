@@ -15,9 +15,9 @@ SECONDS_OF_ECHOES = 0.5
 
 
 class StopSignals:
-    """While open, SIGTERM and SIGUSR1 (as Slurm sends them) set `received` and do nothing else; a repeat kills."""
+    """While open, SIGTERM, SIGUSR1 (as Slurm sends them), SIGINT (Ctrl-C) only set `received`; a repeat kills."""
 
-    SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+    SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None

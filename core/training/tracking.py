@@ -1,5 +1,6 @@
 """Scalars, pictures and videos of a training: TensorBoard, a JSON-lines file, and Weights & Biases when asked."""
 
+import importlib.util
 import io
 import json
 import os
@@ -24,6 +25,8 @@ class Tracker:
 
     Scalars stay on their device until `flush`, which copies all of them at once. A run that resumes after step
     `resumed_after` cuts both records back to it, so that curves have no double points. `also` gets every flushed row.
+    `wandb_settings` go to wandb.init; with an `id` that stays the same a run that resumes goes on with its curves.
+    Raises ValueError if they are given and wandb is not installed.
     """
 
     FLUSH_EVERY = 20
@@ -57,7 +60,7 @@ class Tracker:
         if self._wandb:
             import wandb
 
-            self._wandb.log({name: wandb.Image(image)}, step=step)
+            self._log_to_wandb(step, {name: wandb.Image(image)})
 
     def video(self, step: int, name: str, frames: UInt8[Tensor, "T 3 H W"], fps: float) -> None:
         """An animated gif, which TensorBoard plays among its images. Raises ValueError for more than 50 fps."""
@@ -68,7 +71,12 @@ class Tracker:
         if self._wandb:
             import wandb
 
-            self._wandb.log({name: wandb.Video(io.BytesIO(encoded), format="gif")}, step=step)
+            self._log_to_wandb(step, {name: wandb.Video(io.BytesIO(encoded), format="gif")})
+
+    def _log_to_wandb(self, step: int, media: dict[str, Any]) -> None:
+        """After the scalars that wait: Weights & Biases drops what comes with an older step than it has seen."""
+        self.flush()
+        self._wandb.log(media, step=step)
 
     def flush(self) -> dict[str, float]:
         """Write what waits; returns the newest row, with its `step`, or nothing."""
@@ -119,11 +127,14 @@ def _cut_back(lines: Path, last_step: int) -> None:
     partial.replace(lines)
 
 
+def require_wandb() -> None:
+    """Raise ValueError if Weights & Biases is not installed; for a run that asks for it, before anything else."""
+    if importlib.util.find_spec("wandb") is None:
+        raise ValueError("Weights & Biases was asked for but is not installed: pip install 'objectcentric[wandb]'")
+
+
 def _start_wandb(settings: Mapping[str, Any]) -> Any:
-    try:
-        import wandb
-    except ImportError as error:
-        raise RuntimeError(
-            "Weights & Biases was asked for but is not installed: pip install 'objectcentric[wandb]'"
-        ) from (error)
+    require_wandb()
+    import wandb
+
     return wandb.init(resume="allow", **settings)

@@ -75,7 +75,8 @@ class Trainer:
     for each of its parameter groups. `checkpoint_every` so many steps, or after those of which it says so, there is a
     checkpoint. Every `log_every` steps the terms of that step are logged, or with `log_means` their means since the
     last time. With `accumulate` > 1 a batch goes through in that many equal parts, which see the same `model.noise` as
-    the whole. `extra_state` is stored in every checkpoint.
+    the whole. `extra_state`, or what it gives for a step, is stored in every checkpoint. `remedy` is
+    what the user is asked to do about a loss that is not finite.
     """
 
     model: nn.Module
@@ -96,7 +97,8 @@ class Trainer:
     log_means: bool = False
     scalars_of: Callable[[Terms], Mapping[str, Tensor]] = under_train
     extra_scalars: Callable[[], dict[str, Any]] = dict
-    extra_state: State = field(default_factory=dict)
+    extra_state: State | Callable[[int], State] = field(default_factory=dict)
+    remedy: str = "Lower the learning rate, lengthen the warm-up or clip the gradient, and continue from it by name"
     show_progress: bool = True
     first_step: int = 0
     validate: Validation | None = None
@@ -234,16 +236,23 @@ class Trainer:
     def _stop_if_bad(self) -> None:
         step = int(self.accelerator.reduce(self._first_bad, "max") if self._main_device_is_gpu() else self._first_bad)
         if step < 0:
+            self._stop_if_scaled_away()
             return
         named = self.model.named_parameters()
         bad = [name for name, value in named if value.grad is not None and not value.grad.isfinite().all()]
         where = f"; the first parameter with a non-finite gradient is {bad[0]}" if bad else ""
         kept = self.checkpoints.steps()
         last = f"The newest checkpoint is {self.checkpoints.path(kept[-1])}" if kept else "There is no checkpoint yet"
-        raise NonFiniteLoss(
-            f"step {step}: the loss or its gradient is not finite{where}. {last}. "
-            "Lower the learning rate, lengthen the warm-up or clip the gradient, and continue from it by name"
-        )
+        raise NonFiniteLoss(f"step {step}: the loss or its gradient is not finite{where}. {last}. {self.remedy}")
+
+    def _stop_if_scaled_away(self) -> None:
+        """fp16 lowers the loss's scale and skips the step when a gradient overflows; for ever, if all of them do."""
+        scaler = self.accelerator.scaler
+        if scaler is not None and (scale := scaler.get_scale()) < 1:
+            raise NonFiniteLoss(
+                f"the gradient overflows fp16 whatever the loss is scaled with (by {scale:.3g} at last), so that every "
+                "step is skipped. Use bf16, which has the range of float32"
+            )
 
     def _main_device_is_gpu(self) -> bool:
         return self.accelerator.num_processes > 1 and self._first_bad.device.type != "cpu"
@@ -291,7 +300,7 @@ class Trainer:
             "generators": generators,
             "seed": self.seed,
             "since_log": {"steps": self._steps_since_log, "terms": self._since_log},
-            **self.extra_state,
+            **(self.extra_state(step) if callable(self.extra_state) else self.extra_state),
         }
         self.checkpoints.save(step, state)
 

@@ -108,8 +108,7 @@ def table_of(
     steps: Steps, trainings: Sequence[Mapping[str, Any]], runs: Sequence[Path], sets: Sequence[str], limit: int
 ) -> str:
     """The leaderboard in Markdown: a row for each run, FG-ARI and PSNR on every data set."""
-    lines = map(json.loads, (steps.out / RESULTS).read_text().splitlines())
-    results = {(result["run"], result["data"]): result for result in lines}
+    results = results_of(steps.out, limit)
     header = ["model", "paper", "trained on", "minutes", *(f"{data}: FG-ARI, PSNR" for data in sets)]
     rows = []
     for training, run in zip(trainings, runs):
@@ -121,6 +120,22 @@ def table_of(
     rows.append(["best grid of equal blocks", "-", "-", "-", *blocks])
     lines = [f"| {' | '.join(row)} |\n" for row in (header, ["---"] * len(header), *rows)]
     return f"{REMARK.format(limit=limit)}\n\n{''.join(lines)}"
+
+
+def results_of(out: Path, limit: int) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """The last results of every run on the first `limit` samples, by run and data.
+
+    The file may hold more: of weights that are gone, or of other numbers of samples.
+    """
+    from core.provenance import file_hash
+
+    found = {}
+    for result in map(json.loads, (out / RESULTS).read_text().splitlines()):
+        weight = out / result["weight"]["file"]
+        is_there = weight.is_file() and file_hash(weight) == result["weight"]["sha256"]
+        if is_there and result["num_samples"] == min(limit, result["samples_of_split"]):
+            found[result["run"], result["data"]] = result
+    return found
 
 
 def _cell(result: Mapping[str, Any], is_own: bool) -> str:

@@ -122,6 +122,11 @@ def test_reconstructions_are_compared_at_the_models_resolution():
     psnr = -10 * errors.log10()
     assert scores["psnr"].tolist() == pytest.approx([psnr[0, 1:].mean().item(), psnr[1].mean().item()])
     assert set(scores) == {"mse", "psnr", "ssim"}
+    recon[1, 0, 0, 0, 0] = math.nan
+    spoiled = reconstruction_of(recon, video)
+    assert {name: values.isnan().tolist() for name, values in spoiled.items()} == {
+        name: [False, True] for name in scores
+    }
     assert set(reconstruction_of(recon[..., :8], video)) == {"mse", "psnr"}
 
 

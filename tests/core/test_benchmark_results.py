@@ -1,6 +1,7 @@
 """Statistics, files and tables of the benchmark."""
 
 import csv
+import hashlib
 import json
 import math
 
@@ -10,8 +11,9 @@ import torch
 
 from core.benchmark.results import Results
 from core.benchmark.statistics import bootstrap_interval, over_seeds, summary_of
-from core.benchmark.tables import csv_table, markdown_tables, seed_groups, text_tables
+from core.benchmark.tables import blocks, csv_table, markdown_tables, seed_groups, text_tables
 from core.data.errors import DataError
+from examples.leaderboard.run import results_of
 
 
 def result(run: str, seed: int = 0, mean: float = 0.5, **changes) -> dict:
@@ -59,7 +61,7 @@ def test_many_values_are_resampled_in_parts(monkeypatch):
 
 
 def test_samples_without_a_value_do_not_count():
-    found = summary_of(np.array([1.0, math.nan, 3.0, math.inf]))
+    found = summary_of(np.array([1.0, math.nan, 3.0]))
     assert (found["mean"], found["n"]) == (2.0, 2)
     assert found["std"] == pytest.approx(math.sqrt(2))
     assert summary_of(np.array([math.nan])) == {"mean": None, "std": None, "low": None, "high": None, "n": 0}
@@ -73,16 +75,17 @@ def test_spread_over_seeds():
 
 
 def test_rows_survive_a_killed_process(tmp_path):
-    first, second = (Results(tmp_path).rows("pair", process) for process in (0, 1))
+    first, second = (Results(tmp_path).rows("pair", "stamp", process) for process in (0, 1))
     first.add([0, 1], {"fg_ari": torch.tensor([0.1, math.nan]).double()})
     second.add([2], {"fg_ari": torch.tensor([1 / 3], dtype=torch.float64)})
-    file = tmp_path / "partial" / "pair.0.jsonl"
+    file = tmp_path / "partial" / "pair-stamp.0.jsonl"
     file.write_text(file.read_text() + '{"index": 3, "sco')
     assert set(first.known()) == {0, 1, 2}
     assert first.known()[2]["fg_ari"] == 1 / 3
     assert math.isnan(second.known()[1]["fg_ari"])
     first.add([3], {"fg_ari": torch.tensor([0.5]).double()})
     assert set(second.known()) == {0, 1, 2, 3}
+    assert not Results(tmp_path).rows("pair", "other", 0).known()
     first.remove()
     assert not (tmp_path / "partial").exists()
 
@@ -105,7 +108,7 @@ def test_a_damaged_file_of_results_is_named(tmp_path):
 def test_tables():
     refused = result("c", not_applicable="OSRT needs several views", scores={}, model="OSRT", group="other")
     results = [result("a"), result("b", seed=1, mean=0.7), refused]
-    assert [entry["run"] for entry in seed_groups(results)["same"]] == ["a", "b"]
+    assert [[entry["run"] for entry in group] for group in seed_groups(results)] == [["a", "b"]]
     lines = text_tables(results).splitlines()
     assert lines[0] == "obj3d, split test, protocol objectcentric-1"
     assert lines[1].split() == ["model", "run", "steps", "samples", "FG-ARI", "MSE"]
@@ -121,4 +124,66 @@ def test_tables():
 
 
 def test_one_seed_has_no_spread():
-    assert seed_groups([result("a"), result("b")]) == {}
+    assert seed_groups([result("a"), result("b")]) == []
+
+
+def test_only_what_was_scored_alike_is_compared():
+    whole = {"num_samples": 8, "samples_of_split": 8, "root": "/data"}
+    masks_alone = {"name": "objectcentric-1", "split": "test", "frames": None, "pictures": False}
+    results = [
+        result("refused", not_applicable="no cameras", scores={}, **whole | {"num_samples": 0, "samples_of_split": 0}),
+        result("a", **whole),
+        result("b", seed=1, mean=0.7, **whole | {"num_samples": 4}),
+        result("c", seed=2, mean=0.7, **whole | {"root": "/other"}),
+        result("d", seed=3, mean=0.7, **whole, protocol=masks_alone),
+        result("e", seed=4, mean=0.7, **whole),
+        result("f", seed=5, mean=0.7, **whole, content="other"),
+    ]
+    assert [[entry["run"] for entry in group] for group in seed_groups(results)] == [["a", "e"]]
+    title = "obj3d, split test, protocol objectcentric-1"
+    of_these = ", root /data, content None"
+    assert {name: [entry["run"] for entry in of] for name, of in blocks(results).items()} == {
+        f"{title}{of_these}": ["refused", "a", "e"],
+        f"{title}, first 4 of 8 samples{of_these}": ["b"],
+        f"{title}, root /other, content None": ["c"],
+        f"{title}, masks alone{of_these}": ["d"],
+        f"{title}, root /data, content other": ["f"],
+    }
+    assert list(blocks(results[:3])) == [title, f"{title}, first 4 of 8 samples"]
+    assert list(blocks(results[:1])) == [title]
+    table = list(csv.DictReader(csv_table(results).splitlines()))
+    assert [row["samples_of_split"] for row in table] == ["0", *["8"] * 6]
+    assert (table[3]["root"], table[4]["pictures"]) == ("/other", "False")
+
+
+def test_results_are_forgotten_with_their_rows(tmp_path):
+    results = Results(tmp_path)
+    results.add(result("a"))
+    results.add(result("b"))
+    results.rows("b", "stamp", 0).add([0], {"fg_ari": torch.tensor([0.1]).double()})
+    results.forget(["b", "c"])
+    assert list(results.read()) == ["a"]
+    assert not (tmp_path / "partial").exists()
+    results.forget(["a"])
+    assert results.read() == {}
+
+
+def test_the_leaderboard_takes_the_weights_that_are_there_and_its_samples(tmp_path):
+    results = Results(tmp_path / "evaluation")
+    for name in ("early.pth", "late.pth"):
+        (tmp_path / name).write_text(name)
+    early, late = (
+        {"file": name, "sha256": hashlib.sha256(name.encode()).hexdigest()} for name in ("early.pth", "late.pth")
+    )
+    for key, changes in {
+        "early": {"weight": early},
+        "late": {"weight": late},
+        "gone": {"weight": {"file": "gone.pth", "sha256": ""}},
+        "overwritten": {"weight": early | {"sha256": ""}},
+        "few": {"weight": late, "num_samples": 2},
+        "all": {"weight": late, "num_samples": 8},
+        "refused": {"weight": late, "run": "osrt", "num_samples": 0, "samples_of_split": 0},
+    }.items():
+        results.add(result("run") | {"samples_of_split": 8, "key": key} | changes)
+    found = {run: entry["key"] for (run, data), entry in results_of(tmp_path, 4).items() if data == "obj3d"}
+    assert found == {"run": "late", "osrt": "refused"}

@@ -82,6 +82,26 @@ def test_the_first_bad_file_is_named(pictures, capsys, damage, said):
     assert said in complaint
 
 
+def test_splits_that_are_not_there_are_no_fault(tmp_path, tetrominoes, capsys):
+    write_pictures(tmp_path / "mine/train", 3, (16, 16))
+    write_pictures(tmp_path / "mine/test", 2, (16, 16))
+    code, out, _ = check(capsys, f"folder:{tmp_path / 'mine'}")
+    assert code == 0
+    assert "mine/val: no such folder, though there is train/" in out
+    assert ("samples: 3\n" in out, "samples: 2\n" in out) == (True, True)
+    (tmp_path / "tetrominoes_test.h5").write_bytes((tetrominoes / "tetrominoes_test.h5").read_bytes())
+    code, out, _ = check(capsys, "tetrominoes", "--root", tmp_path)
+    assert (code, out.count("no data set tetrominoes"), out.count("samples: ")) == (0, 2, 1)
+
+
+def test_all_splits_are_read_though_one_is_bad(pictures, capsys):
+    (pictures / "picture_9.png").write_bytes(b"no picture")
+    code, out, complaint = check(capsys, f"folder:{pictures}-(16,16)")
+    assert code == 1
+    assert "picture_9.png: cannot be read as a picture" in complaint
+    assert out.count("samples: 1\n") == 1
+
+
 def test_a_truncated_picture_is_named(pictures, capsys):
     path = pictures / "picture_6.png"
     path.write_bytes(path.read_bytes()[:-30])

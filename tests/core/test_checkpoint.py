@@ -258,6 +258,12 @@ def test_keep(tmp_path, keep, kept):
     assert (tmp_path / "other-state-1.pth").exists()
 
 
+@pytest.mark.parametrize("keep", [0, -1])
+def test_a_run_keeps_at_least_its_newest_checkpoint(tmp_path, keep):
+    with pytest.raises(ValueError, match=rf"keep={keep}: expected at least 1 checkpoint, or None for all"):
+        CheckpointFolder(tmp_path, "run-state-", keep=keep)
+
+
 @pytest.mark.parametrize("keep", [1, 2])
 def test_what_was_just_saved_is_kept_beside_later_ones(tmp_path, keep):
     for step in (10, 15, 20):

@@ -29,7 +29,7 @@ CAMERA = Camera(clevr.CAMERA, clevr.TARGET, fov=clevrer.FOV, width=480, height=3
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder, made = write_set("clevrer", tmp_path_factory.mktemp("made"), 10, **OPTIONS)
+    folder, _, made = write_set("clevrer", tmp_path_factory.mktemp("made"), 10, **OPTIONS)
     assert made == 10
     return folder
 

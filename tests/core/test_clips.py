@@ -88,6 +88,10 @@ def test_visualised_videos_are_spread_evenly(samples, videos, expected):
     assert chosen[-1] < videos
 
 
+def test_no_videos_are_shown_if_none_are_asked_for():
+    assert visualised_videos(0, 7).tolist() == []
+
+
 def test_clips_are_cut_out_and_copied():
     videos = np.arange(3 * 20 * 2, dtype=np.uint8).reshape(3, 20, 2)
     videos.flags.writeable = False

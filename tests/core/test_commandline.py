@@ -30,6 +30,7 @@ def test_hyphens_and_underscores_are_equal() -> None:
         (["--data_root", "x", "--entirely-else"], "no flag '--entirely_else'; see --help"),
         (["--data_root", "x", "-q"], "no flag '-q'; see --help"),
         (["--data_root", "x", "--batch", "3"], "no flag '--batch'; did you mean '--batch_size'?"),
+        (["--data_root", "my", "pictures"], "unexpected word 'pictures': quote a path with spaces"),
         (["--data_root", "x", "--amp"], "--amp: use --fp16"),
         (["--data_root", "x", "--batch_size", "0"], "expected a whole number of at least 1, found '0'"),
         (["--data_root", "x", "--seed", "-1"], "--seed"),

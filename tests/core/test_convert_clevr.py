@@ -117,6 +117,15 @@ def test_a_killed_conversion_is_continued_by_two_workers(run: Runner, tmp_path: 
     assert left == contents(whole)
 
 
+def test_a_generated_set_is_left_alone(run: Runner, tmp_path: Path, source: Path):
+    (tmp_path / "clevr_with_masks").mkdir()
+    (tmp_path / "clevr_with_masks/dataset.json").write_text("{}")
+    done = run("tools/convert_clevr.py", source, "--root", tmp_path)
+    assert done.returncode == 1
+    assert "clevr_with_masks: holds a set that tools/make_data.py made (dataset.json)" in done.stderr
+    assert list(contents(tmp_path)) == ["clevr_with_masks/dataset.json"]
+
+
 def test_lists_of_whole_strings_are_joined_too():
     payload = encode_example({"image": [b"ab", b"", b"c"], "empty": [], "word": [b"\n\1x\n\1y"]})
     found = parse_example(payload, joined=("image", "empty", "word"))

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.data.errors import DataError
-from core.data.folder import FolderPictures, FolderVideos, count_frames
+from core.benchmark.seen_files import find_files
+from core.data.errors import DataError, MissingSplit
+from core.data.folder import FolderPictures, FolderVideos, count_frames, read_upright
 from core.data.folder_layout import folder_kind, samples_of
 from core.data.framing import Framing
 from core.data.instance_maps import read_instances
@@ -60,11 +61,23 @@ def test_folders_of_splits(tmp_path):
     spec = DataSpec.parse(f"folder:{root}")
     assert [len(spec.open(split)) for split in ("train", "val", "all")] == [4, 2, 6]
     np.testing.assert_array_equal(spec.open_whole("val").read(np.array([1]))["mask"][0], discs(1, SIZE)[1])
-    with pytest.raises(DataError, match=r"mine/test: no such folder, though there is train/"):
+    with pytest.raises(MissingSplit, match=r"mine/test: no such folder, though there is train/"):
         spec.open("test")
     (root / "masks").rename(root / "train/masks")
     with pytest.raises(DataError, match=r"train/masks: masks of this split belong into .*mine/masks/train"):
         spec.open("train")
+
+
+def test_one_folder_of_a_split_is_enough(tmp_path):
+    root = tmp_path / "mine"
+    write_pictures(root / "test", 4, SIZE)
+    spec = DataSpec.parse(f"folder:{root}")
+    assert spec.kind == "images"
+    assert [len(spec.open(split)) for split in ("test", "all")] == [4, 4]
+    with pytest.raises(MissingSplit, match=r"mine/train: no such folder, though there is test/\. Add it, or"):
+        spec.open("train")
+    write_pictures(root / "val", 2, SIZE)
+    assert [len(spec.open(split)) for split in ("val", "test", "all")] == [2, 4, 6]
 
 
 def test_pictures_and_masks(pictures):
@@ -93,6 +106,21 @@ def test_pictures_of_any_code_are_upright(tmp_path):
     np.testing.assert_array_equal(batch[0, 1], grey)
     np.testing.assert_array_equal(batch[1, 2], grey)
     np.testing.assert_allclose(batch[2, 0].astype(int), grey, atol=12)
+
+
+def test_pictures_of_sixteen_bits_keep_their_greys(tmp_path):
+    deep = np.arange(24 * 32, dtype=np.uint16).reshape(24, 32) * 80
+    Image.fromarray(deep).save(tmp_path / "a.png")
+    assert Image.open(tmp_path / "a.png").mode in ("I", "I;16")
+    np.testing.assert_array_equal(
+        read_upright(tmp_path / "a.png"), (deep >> 8).astype(np.uint8)[..., None].repeat(3, 2)
+    )
+    Image.fromarray(deep.astype(np.int32)).save(tmp_path / "b.png", format="TIFF")
+    np.testing.assert_array_equal(read_upright(tmp_path / "b.png")[..., 1], deep >> 8)
+    for number, values in enumerate((deep.astype(np.float32), deep.astype(np.int32) - 1)):
+        Image.fromarray(values).save(tmp_path / f"{number}.png", format="TIFF")
+        with pytest.raises(DataError, match=rf"{number}\.png: holds numbers \(mode [FI]\), expected colours or grey"):
+            read_upright(tmp_path / f"{number}.png")
 
 
 def test_pictures_of_several_sizes_need_one(pictures):
@@ -185,6 +213,14 @@ def test_instances_by_palette_grey_value_and_colour(tmp_path):
         read_instances([tmp_path / "noise.png"])
     with pytest.raises(DataError, match=r"colours\.png: is 32x24 and in colours, but grey\.png is 32x24 and grey"):
         read_instances([tmp_path / "grey.png", tmp_path / "colours.png"])
+
+
+def test_frames_of_two_sizes_cannot_be_looked_at(videos):
+    Image.new("RGB", (40, 30)).save(videos / "clip_2/frame_4.png")
+    seen = find_files(videos)[1]
+    with pytest.raises(DataError, match=r"clip_2/frame_4\.png: is 40x30, but the frames before it are 32x24\."):
+        list(seen.frames())
+    assert len(list(find_files(videos, 3)[1].frames())) == 3
 
 
 def test_what_is_wrong_is_said(tmp_path, pictures):

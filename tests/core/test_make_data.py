@@ -112,6 +112,28 @@ def test_files(tmp_path, capsys, name, stem, image, entities, factors):
         assert preview.width > preview.height > 2 * 64
 
 
+def test_what_a_kill_kept_from_being_written_is_made_good(tmp_path):
+    assert make(tmp_path, train=20, test=5) == 0
+    described = (tmp_path / "dataset.json").read_bytes()
+    for name in ("dataset.json", "preview.png"):
+        (tmp_path / name).unlink()
+    assert make(tmp_path, train=20, test=5) == 0
+    assert (tmp_path / "dataset.json").read_bytes() == described
+    assert (tmp_path / "preview.png").exists()
+    words = ["celeba", f"--root={tmp_path}", "--scenes=3", "--width=20", "--height=24"]
+    assert main(words) == 0
+    (tmp_path / "CelebA/preview.png").unlink()
+    assert main(words) == 0
+    assert (tmp_path / "CelebA/preview.png").exists()
+
+
+def test_numbers_are_finite(tmp_path, capsys):
+    for value in ("nan", "inf", "0"):
+        assert main(["obj3d", f"--root={tmp_path}", "--scenes=1", f"--fps={value}"]) == 1
+        assert f"--fps {float(value)}: must be positive and finite" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_sample_depends_on_seed_split_and_index_only(tmp_path):
     assert make(tmp_path, train=200, test=200) == 0
     with h5py.File(tmp_path / "tetrominoes.h5") as train, h5py.File(tmp_path / "tetrominoes_test.h5") as test:

@@ -227,6 +227,12 @@ def test_integers_beyond_a_byte_are_refused(tmp_path):
         MultiObjectH5(path, "train").read(np.arange(1))
 
 
+def test_masks_of_ones_are_refused(tmp_path):
+    path = write(tmp_path / "pictures.h5", imgs=IMAGES, masks=one_hot(LABELS) // 255)
+    with pytest.raises(DataError, match=r"pictures\.h5: train/masks\[0:64\] hold 0 and 1, expected 0 and 255.* by 255"):
+        MultiObjectH5(path, "train", masks=True).read(np.arange(1))
+
+
 def test_a_wrong_style(file):
     with pytest.raises(ValueError, match="style='clevr-tiny' is not one of '', 'clevr-large', 'clevr-small'"):
         MultiObjectH5(file, "train", style="clevr-tiny")

@@ -184,6 +184,7 @@ def test_training_replaces_short_clips_by_others():
     source = Phyre("train", 6, **SMALL)
     batch = source.read(np.arange(len(source)))
     replaced = batch["trial"] != torch.arange(len(source))
+    assert torch.equal(batch["replaced"], replaced)
     assert 0.1 < replaced.float().mean() < 0.9
     assert batch["num_frames"].unique().tolist() == [6]
     for trial in range(0, len(source), 7):

@@ -163,8 +163,9 @@ def test_views_are_read_and_their_cameras_hit_the_objects(run: Runner, tmp_path:
 
 def test_msn_is_read_and_its_cameras_hit_the_objects(run: Runner, tmp_path: Path):
     words = ("--samples", 1, "--width", 32, "--height", 32, "--fewest", 4, "--most", 6, "--per-shard", 2)
-    stdout = succeed(make(run, tmp_path, "msn", "--scenes", 20, *words))
-    assert "20 scenes" in stdout
+    stdout = succeed(make(run, tmp_path, "msn", "--scenes", 19, *words))
+    assert "20 scenes (19 asked for; files are written whole), 20 of them made by this call" in stdout
+    assert json.loads((tmp_path / "msn/dataset.json").read_text())["count"] == 20
     sizes = [len(MSN(tmp_path / "msn", split)) for split in ("train", "val", "test")]
     assert sizes == [16, 2, 2]
     batch = MSN(tmp_path / "msn", "test").read(np.arange(2))

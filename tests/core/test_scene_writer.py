@@ -52,6 +52,33 @@ def test_the_same_call_again_makes_nothing_and_a_larger_one_continues(tmp_path: 
         write_scenes(tmp_path, scenes_of_text.make, 2, DESCRIPTION)
 
 
+def test_fewer_than_an_interrupted_call_has_made_are_refused(tmp_path: Path):
+    def breaks(index: int) -> dict[str, bytes]:
+        if index == 3:
+            raise OSError(28, "No space left on device")
+        return scenes_of_text.make(index)
+
+    with pytest.raises(OSError, match="No space left"):
+        write_scenes(tmp_path, breaks, 6, DESCRIPTION)
+    with pytest.raises(FileExistsError, match=r"holds 3 scenes of this description, 2 are asked for\. Pass --force"):
+        write_scenes(tmp_path, scenes_of_text.make, 2, DESCRIPTION)
+    assert write_scenes(tmp_path, scenes_of_text.make, 4, DESCRIPTION) == 1
+    assert len(list((tmp_path / "scenes").iterdir())) == 4
+
+
+def test_scenes_of_a_file_are_counted(tmp_path: Path):
+    def count() -> int:
+        return json.loads((tmp_path / "dataset.json").read_text())["count"]
+
+    assert write_scenes(tmp_path, scenes_of_text.make, 2, DESCRIPTION, scenes_each=16) == 32
+    assert (count(), len(list((tmp_path / "scenes").iterdir()))) == (32, 2)
+    assert write_scenes(tmp_path, scenes_of_text.make, 2, DESCRIPTION, scenes_each=16) == 0
+    assert write_scenes(tmp_path, scenes_of_text.make, 3, DESCRIPTION, scenes_each=16) == 16
+    assert (count(), len(list((tmp_path / "scenes").iterdir()))) == (48, 3)
+    with pytest.raises(FileExistsError, match="holds 48 scenes of this description, 32 are asked for"):
+        write_scenes(tmp_path, scenes_of_text.make, 2, DESCRIPTION, scenes_each=16)
+
+
 def test_another_description_is_refused_and_force_begins_anew(tmp_path: Path):
     write_scenes(tmp_path, scenes_of_text.make, 4, DESCRIPTION, finish=lambda: {"lists/all.txt": b"four"})
     (tmp_path / "mine.txt").write_text("kept")

@@ -46,7 +46,7 @@ def end(process: subprocess.Popen) -> tuple[int, str]:
             os.killpg(process.pid, number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_saves_and_stops(tmp_path, number):
     process = start(*TRAIN, tmp_path, *ENDLESS)
     process.send_signal(number)

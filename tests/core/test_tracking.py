@@ -2,6 +2,8 @@
 
 import io
 import json
+import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from core.training.tracking import Tracker
+from core.training.tracking import Tracker, require_wandb
 
 
 def lines(folder: Path) -> list[dict]:
@@ -209,6 +211,54 @@ def test_videos_after_the_checkpoint_are_dropped_too(tmp_path):
     resumed.video(10, "val/video", frames, fps=8)
     resumed.close()
     assert [event.step for event in events(tmp_path).Images("val/video")] == [0, 5, 10]
+
+
+WANDB = """
+logged, begun = [], []
+
+def init(**settings):
+    begun.append(settings)
+    return Run()
+
+def Image(image):
+    return "picture"
+
+def Video(file, format):
+    return "video"
+
+class Run:
+    def log(self, values, step):
+        logged.append((step, values))
+
+    def finish(self):
+        pass
+"""
+"""Stands for the package, which talks to others; keeps what it is told."""
+
+
+def test_services_get_scalars_before_later_pictures(tmp_path, monkeypatch):
+    """What comes with an older step than was seen before would be dropped there."""
+    (tmp_path / "wandb.py").write_text(WANDB)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "wandb", None)  # restored in the end
+    del sys.modules["wandb"]
+    tracker = log(tmp_path / "tb", range(3), wandb_settings={"project": "mine", "id": "tb"})
+    tracker.picture(2, "masks", np.zeros((4, 4, 3), np.uint8))
+    tracker.scalars(3, {"train/loss": 0.5})
+    tracker.video(3, "val/video", torch.zeros(2, 3, 4, 4, dtype=torch.uint8), fps=8)
+    tracker.close()
+    service = sys.modules["wandb"]
+    assert service.begun == [{"resume": "allow", "project": "mine", "id": "tb"}]
+    assert [step for step, _ in service.logged] == [0, 1, 2, 2, 3, 3]
+    assert service.logged[3] == (2, {"masks": "picture"})
+    assert service.logged[5] == (3, {"val/video": "video"})
+
+
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [])
+    monkeypatch.setattr(sys, "meta_path", [finder for finder in sys.meta_path if finder is PathFinder])
+    with pytest.raises(ValueError, match="Weights & Biases was asked for but is not installed: pip install"):
+        require_wandb()
 
 
 def test_videos_are_checked(tmp_path):

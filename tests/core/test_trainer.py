@@ -252,6 +252,22 @@ def test_without_a_checkpoint_the_error_says_so(tmp_path):
         make_trainer(tmp_path, model=Diverging("loss"), checkpoint_every=100).run()
 
 
+def test_a_loss_scale_that_no_step_survives_stops_the_run(tmp_path):
+    trainer = make_trainer(tmp_path)
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=0.5)
+    try:
+        with pytest.raises(NonFiniteLoss, match=r"overflows fp16 whatever .* \(by 0\.5 at last\).* Use bf16"):
+            trainer.run()
+    finally:
+        trainer.accelerator.scaler = None
+    assert trainer.checkpoints.steps() == []
+
+
+def test_what_is_stored_besides_may_depend_on_the_step(tmp_path):
+    make_trainer(tmp_path, 4, extra_state=lambda step: {"twice": 2 * step}, checkpoint_every=3).run()
+    assert [load(tmp_path / f"toy-state-{step}.pth")["twice"] for step in (3, 4)] == [6, 8]
+
+
 def test_hooks_log_and_checkpoints_come_as_often_as_asked(tmp_path):
     called = []
     trainer = make_trainer(

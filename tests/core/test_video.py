@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import struct
 from functools import partial
 from pathlib import Path
 
@@ -55,6 +56,19 @@ def test_an_mp4_gives_the_frames_that_were_written(tmp_path, faststart):
     assert np.abs(found[:-1].astype(int) - FRAMES[1:]).mean() > 3 * difference.mean()
     assert np.abs(found[..., ::-1].astype(int) - FRAMES).mean() > 3 * difference.mean()
     np.testing.assert_array_equal(read_mp4(path, 4), found[:4])
+
+
+@pytest.mark.parametrize(("matrix", "turns"), [((0, 1, -1, 0), -1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)])
+def test_videos_of_telephones_are_upright(tmp_path, matrix, turns):
+    path = write_mp4(tmp_path / "video.mp4", FRAMES)
+    stored = np.stack(list(mp4_frames(path)))
+    content = bytearray(path.read_bytes())
+    # A pixel (x, y) is shown at (a x + c y, b x + d y), y downwards: see "Track Header Box" in ISO/IEC 14496-12.
+    a, b, c, d = matrix
+    begin = content.index(b"tkhd") + 44
+    content[begin : begin + 36] = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+    path.write_bytes(content)
+    np.testing.assert_array_equal(np.stack(list(mp4_frames(path))), np.rot90(stored, turns, axes=(1, 2)))
 
 
 def test_larger_frames_of_an_mp4_pass_through_the_size_of_extracted_ones(tmp_path):
@@ -263,6 +277,17 @@ def test_a_failure_leaves_nothing_behind_and_names_the_first_video(tmp_path, cac
         decoded_once(tmp_path / "set", "video", sources, (COUNT, 4, 6, 3), decode, STEMS)
     assert not list(cache.glob("*.npy"))
     assert not list(cache.glob(".*.partial"))
+
+
+def test_a_source_that_cannot_be_read_is_not_taken_for_the_cache(tmp_path, cache):
+    sources = write_videos(tmp_path / "set", 2)
+
+    def fail(source: Path) -> np.ndarray:
+        raise OSError(5, "Input/output error", str(source))
+
+    with pytest.raises(DataError, match=r"set/0: cannot be read \(Input/output error\)\. Fetch or make it again"):
+        decoded_once(tmp_path / "set", "video", sources, (COUNT, 4, 6, 3), fail, STEMS)
+    assert not list(cache.glob("*.npy"))
 
 
 def test_a_video_of_another_shape_is_refused(tmp_path):

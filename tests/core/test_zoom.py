@@ -37,7 +37,7 @@ def test_zoomed_views_are_taken_from_nearer() -> None:
 @pytest.mark.parametrize("zoom", [1.0, 1.5])
 def test_reader_places_the_cameras_where_they_stood(tmp_path: Path, zoom: float) -> None:
     options = {"width": 32, "height": 24, "samples": 1, "zoom": zoom}
-    folder, _ = write_set("clevr3d", tmp_path, 10, seed=2, **options)
+    folder, *_ = write_set("clevr3d", tmp_path, 10, seed=2, **options)
     scene = ObSuRF(folder, "train", "clevr3d").read(np.array([0]))
     distances = np.linalg.norm(scene["cameras"][0, :, :, 3].numpy(), axis=-1)
     np.testing.assert_allclose(distances, views.RADIUS / zoom, rtol=1e-5)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from sklearn.metrics import adjusted_rand_score
 
+from core.benchmark.evaluation import stamp_of
 from core.data.spec import DataSpec
 from core.nn.noise import ImageNoise, derive_seed
 from core.runs import load_model
@@ -123,7 +124,10 @@ def test_the_same_command_scores_only_what_is_missing(
     # As if the first pair had been stopped behind six of its eight samples, with figures that cannot be computed.
     (out / "partial").mkdir()
     rows = [{"index": index, "scores": {"fg_ari": 7.0}} for index in range(6)]
-    (out / "partial" / f"{first['key']}.0.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"in')
+    stamp = stamp_of(first["content"], first["lpips"])
+    (out / "partial" / f"{first['key']}-{stamp}.0.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows) + '{"in'
+    )
     done = run(*words(runs, out))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("already scored") == 3

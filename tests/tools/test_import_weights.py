@@ -213,6 +213,19 @@ def test_what_lies_there_stays(command: Command):
     assert [path.name for path in other.iterdir()] == ["notes.txt"]
 
 
+def test_an_interrupted_import_is_repeated(command: Command, monkeypatch: pytest.MonkeyPatch):
+    def interrupted(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    small = SMALL["savi_obj3d_params"]
+    with monkeypatch.context() as patched:
+        patched.setattr("core.imported.save", interrupted)
+        assert command(of_slotformer(), "slotformer", SAVI, *small) == 130
+    assert not list(command.out.glob("models/*.pth"))
+    assert command(of_slotformer(), "slotformer", SAVI, *small) == 0
+    assert load_model(command.out)[1].source["file"] == str(command.file)
+
+
 def test_where_the_weights_are_from(command: Command):
     assert command(of_clevrtex(), "clevrtex", "slota", *SLOTA) == 0
     _, record = load_model(command.out)
