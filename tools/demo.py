@@ -9,7 +9,6 @@ import argparse
 import json
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -31,11 +30,12 @@ What to try next
 
 def run(*words: object) -> None:
     """Show a command of the repository and run it; a failure ends the demonstration with its exit code."""
+    from core.training.launch import run_process
+
     command = [str(word) for word in words]
     print(f"  $ python {shlex.join(command)}", flush=True)
-    done = subprocess.run([sys.executable, "-W", "ignore", *command], cwd=ROOT, check=False)
-    if done.returncode:
-        sys.exit(done.returncode)
+    if code := run_process(["-W", "ignore", *command], cwd=ROOT):
+        sys.exit(code)
 
 
 def relative(path: Path) -> Path:

@@ -13,8 +13,9 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 import torch
@@ -93,11 +94,16 @@ def launch_processes(count: int, arguments: list[str], nodes: int = 1, node: int
             time.sleep(0.05)
 
 
-def run_process(arguments: list[str]) -> int:
-    """Run the script and options in `arguments`; its exit code. Stop signals reach it in place of this process."""
+def run_process(arguments: list[str], cwd: Path | None = None, env: Mapping[str, str] | None = None) -> int:
+    """Run the script and options in `arguments`; its exit code, 128 + the signal that killed it.
+
+    Stop signals reach it in place of this process, so that Ctrl-C lets a training save.
+    """
     with _children() as processes:
-        processes.append(subprocess.Popen([sys.executable, *arguments], preexec_fn=_die_with_parent))
-        return processes[0].wait()
+        command = [sys.executable, *arguments]
+        processes.append(subprocess.Popen(command, cwd=cwd, env=env, preexec_fn=_die_with_parent))
+        code = processes[0].wait()
+    return code if code >= 0 else 128 - code
 
 
 @contextmanager

@@ -12,7 +12,6 @@ import os
 import resource
 import shlex
 import shutil
-import subprocess
 import sys
 import tomllib
 from argparse import Namespace
@@ -51,6 +50,8 @@ class Steps:
 
     def run(self, name: str, words: Sequence[str], depends_on: Sequence[str] = ()) -> None:
         """Run a command unless it is finished and so were those that it depends on. Exits the process if it fails."""
+        from core.training.launch import run_process
+
         command = [f"{self.repository}/{words[0]}", *words[1:]]
         line = shlex.join(["python", *command])
         wanted = {"command": line, "behind": {other: self.known[other]["seconds"] for other in depends_on}}
@@ -62,8 +63,7 @@ class Steps:
         step |= wanted | {"finished": False}
         before = _seconds_of_children()
         try:
-            arguments = [sys.executable, "-W", "ignore", *command]
-            code = subprocess.run(arguments, cwd=self.out, env=self.environment, check=False).returncode
+            code = run_process(["-W", "ignore", *command], cwd=self.out, env=self.environment)
             step["finished"] = code == 0
         finally:
             step["seconds"] += round(_seconds_of_children() - before, 1)
