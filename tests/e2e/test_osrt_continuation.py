@@ -68,7 +68,7 @@ def test_a_diverging_run_leaves_its_log_and_a_remedy(views: Path, tmp_path: Path
     error = capsys.readouterr().err
     assert code == 1
     assert "step 2: the loss or its gradient is not finite" in error
-    assert "the same command with a lower training.peak_lr or a longer training.lr_warmup (--set) continues" in error
+    assert "The same command with a lower training.peak_lr or a longer training.lr_warmup (--set) continues" in error
     assert [row["step"] for row in rows(tmp_path) if "train/loss" in row] == [0, 1]
 
 
