@@ -241,6 +241,8 @@ class Trainer:
         named = self.model.named_parameters()
         bad = [name for name, value in named if value.grad is not None and not value.grad.isfinite().all()]
         where = f"; the first parameter with a non-finite gradient is {bad[0]}" if bad else ""
+        if self.tracker:
+            self.tracker.flush()  # what waits shows how it came to this
         kept = self.checkpoints.steps()
         last = f"The newest checkpoint is {self.checkpoints.path(kept[-1])}" if kept else "There is no checkpoint yet"
         raise NonFiniteLoss(f"step {step}: the loss or its gradient is not finite{where}. {last}. {self.remedy}")

@@ -250,6 +250,8 @@ def test_a_loss_or_gradient_that_is_no_number_stops_the_run(tmp_path, what, para
 def test_without_a_checkpoint_the_error_says_so(tmp_path):
     with pytest.raises(NonFiniteLoss, match="There is no checkpoint yet"):
         make_trainer(tmp_path, model=Diverging("loss"), checkpoint_every=100).run()
+    rows = [json.loads(line) for line in (tmp_path / "tb/scalars.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows][:3] == [0, 1, 2]  # what waited is written
 
 
 def test_a_loss_scale_that_no_step_survives_stops_the_run(tmp_path):
