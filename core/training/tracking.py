@@ -4,6 +4,7 @@ import importlib.util
 import io
 import json
 import os
+import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,8 @@ class Tracker:
 
     Scalars stay on their device until `flush`, which copies all of them at once. A run that resumes after step
     `resumed_after` cuts both records back to it, so that curves have no double points. `also` gets every flushed row.
-    `wandb_settings` go to wandb.init; with an `id` that stays the same a run that resumes goes on with its curves.
-    Raises ValueError if they are given and wandb is not installed.
+    `wandb_settings` go to wandb.init; without an `id` one is drawn and kept in the folder, so that a run that resumes
+    goes on with its curves there, too. Raises ValueError if they are given and wandb is not installed.
     """
 
     FLUSH_EVERY = 20
@@ -47,7 +48,7 @@ class Tracker:
             _cut_back(self.lines, resumed_after)
         self._file = self.lines.open("a")
         self._writer = SummaryWriter(folder, purge_step=None if resumed_after is None else resumed_after + 1)
-        self._wandb = _start_wandb(wandb_settings) if wandb_settings else None
+        self._wandb = _start_wandb(wandb_settings, folder, resumed_after) if wandb_settings else None
 
     def scalars(self, step: int, values: Scalars) -> None:
         self._waiting.append((step, dict(values)))
@@ -133,8 +134,13 @@ def require_wandb() -> None:
         raise ValueError("Weights & Biases was asked for but is not installed: pip install 'objectcentric[wandb]'")
 
 
-def _start_wandb(settings: Mapping[str, Any]) -> Any:
+def _start_wandb(settings: Mapping[str, Any], folder: Path, resumed_after: int | None) -> Any:
     require_wandb()
     import wandb
 
+    if not settings.get("id"):
+        kept, is_fresh = folder / "wandb_id", resumed_after is None or resumed_after < 0
+        if is_fresh or not kept.exists():
+            kept.write_text(secrets.token_hex(4))
+        settings = {**settings, "id": kept.read_text()}
     return wandb.init(resume="allow", **settings)

@@ -236,7 +236,7 @@ class Run:
             )
         job = os.environ.get("SLURM_JOB_ID")
         name = f"{options.name}-{job}" if job else options.name
-        settings = {"project": params.project, "name": name, "id": name if job else None}
+        settings = {"project": params.project, "name": name} | ({"id": name} if job else {})
         return Tracker(self.folder, resumed_after, settings if options.wandb else None)
 
     def _trainer(

@@ -1,5 +1,6 @@
 """What is logged: the same numbers in TensorBoard and in the JSON lines, each step once, whatever is interrupted."""
 
+import importlib
 import io
 import json
 import sys
@@ -236,18 +237,29 @@ class Run:
 """Stands for the package, which talks to others; keeps what it is told."""
 
 
-def test_services_get_scalars_before_later_pictures(tmp_path, monkeypatch):
-    """What comes with an older step than was seen before would be dropped there."""
+@pytest.fixture
+def service(tmp_path, monkeypatch):
     (tmp_path / "wandb.py").write_text(WANDB)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(sys.modules, "wandb", None)  # restored in the end
     del sys.modules["wandb"]
+    return importlib.import_module("wandb")
+
+
+def test_services_keep_the_curves_of_a_run_together(tmp_path, service):
+    for resumed_after in (None, 1, 2, -1):
+        Tracker(tmp_path / "tb", resumed_after, {"project": "mine"}).close()
+    first, second, third, afresh = (settings["id"] for settings in service.begun)
+    assert first == second == third != afresh
+
+
+def test_services_get_scalars_before_later_pictures(tmp_path, service):
+    """What comes with an older step than was seen before would be dropped there."""
     tracker = log(tmp_path / "tb", range(3), wandb_settings={"project": "mine", "id": "tb"})
     tracker.picture(2, "masks", np.zeros((4, 4, 3), np.uint8))
     tracker.scalars(3, {"train/loss": 0.5})
     tracker.video(3, "val/video", torch.zeros(2, 3, 4, 4, dtype=torch.uint8), fps=8)
     tracker.close()
-    service = sys.modules["wandb"]
     assert service.begun == [{"resume": "allow", "project": "mine", "id": "tb"}]
     assert [step for step, _ in service.logged] == [0, 1, 2, 2, 3, 3]
     assert service.logged[3] == (2, {"masks": "picture"})
