@@ -143,7 +143,14 @@ def test_two_processes_equal_one(run: Runner, scenes: Path, tmp_path: Path, mode
 
 def test_accelerate_starts_processes_too(run: Runner, scenes: Path, tmp_path: Path) -> None:
     words = train_words("slota", scenes, tmp_path, "--max_steps", 2, "--batch_size", 2)
-    launch = (sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2")
+    launch = (
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes=2",
+        "--main_process_port=0",
+    )
     done = run(*launch, *words)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("2 x cpu") == 1

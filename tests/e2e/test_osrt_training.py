@@ -182,7 +182,7 @@ def test_two_processes_equal_one(run: Runner, views: Path, tmp_path: Path, train
     "launcher",
     [
         ("torch.distributed.run", "--standalone", "--nproc_per_node=2"),
-        ("accelerate.commands.launch", "--multi_gpu", "--num_processes=2"),
+        ("accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--main_process_port=0"),
     ],
 )
 def test_launchers_start_processes_too(run: Runner, views: Path, tmp_path: Path, launcher: tuple) -> None:

@@ -162,7 +162,7 @@ def test_two_processes_equal_one(run: Runner, videos: Path, tmp_path: Path, conf
 def test_launchers_start_processes_too(run: Runner, videos: Path, tmp_path: Path) -> None:
     launchers = (
         ("torch.distributed.run", "--standalone", "--nproc_per_node=2"),
-        ("accelerate.commands.launch", "--multi_gpu", "--num_processes=2"),
+        ("accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--main_process_port=0"),
     )
     for launcher in launchers:
         name = launcher[0].partition(".")[0]
