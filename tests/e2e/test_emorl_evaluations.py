@@ -273,7 +273,7 @@ def test_published_configurations_of_clevr6(run: Runner, clevr6: Path, tmp_path:
     words += ["Net.refinement_iters=1", "training.refinement_curriculum=[(-1,1)]"] if model == "EMORL" else []
     succeed(run(ROOT / "emorl/scripts/train.sh", *words, **train))
     settings = {"ENV": "clevr6-96x96", "OUT_DIR": tmp_path, "DATA_PATH": clevr6}
-    settings["CHECKPOINT"] = "emorl-clevr6-96x96-seed-1-state-1.pth"
+    settings["CHECKPOINT"] = f"emorl-clevr6-96x96-{'' if model == 'EMORL' else f'{model}-'}seed-1-state-1.pth"
     for name in ("preprocessing", "activeness", "viz"):
         kind = {"EVAL_TYPE": "disentanglement", "JSON_file": f"{model}_{name}", "DISENTANGLE_SLOT": 6}
         succeed(run(EVAL_SH, *few, **settings, **kind))
