@@ -31,7 +31,7 @@ def exit_code_of(work: Callable[[], int]) -> int:
         return complain(f"{error.filename or '.'}: {error.strerror or error}", ERROR)
     except RuntimeError as error:
         if isinstance(error, OutOfMemoryError) or "can't allocate memory" in str(error):  # of a GPU, of the CPU
-            return complain(f"{str(error).splitlines()[0]} Give a smaller --batch_size", ERROR)
+            return complain(f"{str(error).splitlines()[0]} Give a smaller batch", ERROR)
         if "closed by peer" in str(error):  # as gloo puts it
             return complain("another process of this run has failed; its message says why", ERROR)
         if "nan values" in str(error):  # as autograd's anomaly mode puts it

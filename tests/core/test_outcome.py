@@ -20,7 +20,7 @@ def test_too_little_memory_says_what_helps(capsys: pytest.CaptureFixture[str]) -
         assert exit_code_of(work) == 1
         complaint = capsys.readouterr().err
         assert said in complaint
-        assert complaint.endswith("Give a smaller --batch_size\n")
+        assert complaint.endswith("Give a smaller batch\n")
 
 
 def test_nothing_is_measured_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

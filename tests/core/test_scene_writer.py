@@ -52,12 +52,13 @@ def test_the_same_call_again_makes_nothing_and_a_larger_one_continues(tmp_path: 
         write_scenes(tmp_path, scenes_of_text.make, 2, DESCRIPTION)
 
 
-def test_fewer_than_an_interrupted_call_has_made_are_refused(tmp_path: Path):
-    def breaks(index: int) -> dict[str, bytes]:
-        if index == 3:
-            raise OSError(28, "No space left on device")
-        return scenes_of_text.make(index)
+def breaks(index: int) -> dict[str, bytes]:
+    if index == 3:
+        raise OSError(28, "No space left on device")
+    return scenes_of_text.make(index)
 
+
+def test_fewer_than_an_interrupted_call_has_made_are_refused(tmp_path: Path):
     with pytest.raises(OSError, match="No space left"):
         write_scenes(tmp_path, breaks, 6, DESCRIPTION)
     with pytest.raises(FileExistsError, match=r"holds 3 scenes of this description, 2 are asked for\. Pass --force"):
@@ -98,11 +99,6 @@ def test_a_folder_that_is_not_ours_is_left_alone(tmp_path: Path):
 
 
 def test_an_error_in_between_keeps_what_is_complete(tmp_path: Path):
-    def breaks(index: int) -> dict[str, bytes]:
-        if index == 3:
-            raise OSError(28, "No space left on device")
-        return scenes_of_text.make(index)
-
     with pytest.raises(OSError, match="No space left"):
         write_scenes(tmp_path, breaks, 6, DESCRIPTION)
     assert not json.loads((tmp_path / "dataset.json").read_text())["complete"]

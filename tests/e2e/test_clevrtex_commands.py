@@ -1,6 +1,5 @@
 """The commands of clevrtex/README.md on generated files: train, continue, several processes."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from tests.clevrtex_runs import (
     weights,
 )
 from tests.conftest import Runner
+from tests.launchers import ACCELERATE
 
 MODELS = sorted(SMALL)
 QUICK = ("slota",)
@@ -143,15 +143,7 @@ def test_two_processes_equal_one(run: Runner, scenes: Path, tmp_path: Path, mode
 
 def test_accelerate_starts_processes_too(run: Runner, scenes: Path, tmp_path: Path) -> None:
     words = train_words("slota", scenes, tmp_path, "--max_steps", 2, "--batch_size", 2)
-    launch = (
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--multi_gpu",
-        "--num_processes=2",
-        "--main_process_port=0",
-    )
-    done = run(*launch, *words)
+    done = run(*ACCELERATE, *words)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("2 x cpu") == 1
     assert (folder_of("slota", tmp_path) / "SUCCESS").exists()

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.conftest import Runner
+from tests.launchers import ACCELERATE, TORCHRUN
 from tests.tiny_runs import ROOT, assert_same_weights, scalars, state_of, tensors, train_words
 
 # GECO begins, the curriculum changes and the rate is constant, so that two steps of each kind are seen.
@@ -17,16 +18,9 @@ CONTROLLERS = (
     "training.use_scheduler=False",
 )
 LAUNCHERS = {
-    "--processes": [],
-    "torchrun": [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"],
-    "accelerate": [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--multi_gpu",
-        "--num_processes=2",
-        "--main_process_port=0",
-    ],
+    "--processes": (),
+    "torchrun": TORCHRUN,
+    "accelerate": ACCELERATE,
 }
 
 

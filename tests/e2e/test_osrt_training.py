@@ -25,6 +25,7 @@ from osrt.data import open_split
 from osrt.evaluation import score_scenes
 from osrt.train import main
 from tests.conftest import ROOT, Runner
+from tests.launchers import ACCELERATE, TORCHRUN
 from tests.osrt_runs import largest_difference, rows, scalars, state_of, train_words
 
 
@@ -178,16 +179,10 @@ def test_two_processes_equal_one(run: Runner, views: Path, tmp_path: Path, train
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "launcher",
-    [
-        ("torch.distributed.run", "--standalone", "--nproc_per_node=2"),
-        ("accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--main_process_port=0"),
-    ],
-)
+@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE])
 def test_launchers_start_processes_too(run: Runner, views: Path, tmp_path: Path, launcher: tuple) -> None:
     words = train_words(tmp_path, views, "--local-rank=0")
-    done = run(sys.executable, "-m", *launcher, *words)
+    done = run(*launcher, *words)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("2 x cpu") == 1
 

@@ -15,6 +15,7 @@ from core.runs import load_model
 from core.training.checkpoint import load
 from slotformer import original
 from tests.conftest import ROOT, Runner
+from tests.launchers import ACCELERATE, TORCHRUN
 from tests.slotformer_runs import assert_same_weights, losses, newest, rows, train_words, weights
 
 FOLDERS = {"savi_obj3d_params": "OBJ3D", "stosavi_clevrer_params": "CLEVRER", "dvae_physion_params": "Physion"}
@@ -160,14 +161,9 @@ def test_two_processes_equal_one(run: Runner, videos: Path, tmp_path: Path, conf
 
 
 def test_launchers_start_processes_too(run: Runner, videos: Path, tmp_path: Path) -> None:
-    launchers = (
-        ("torch.distributed.run", "--standalone", "--nproc_per_node=2"),
-        ("accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--main_process_port=0"),
-    )
-    for launcher in launchers:
-        name = launcher[0].partition(".")[0]
+    for name, launcher in (("torch", TORCHRUN), ("accelerate", ACCELERATE)):
         words = train_words("savi_obj3d_params", videos / "OBJ3D", name, "--ddp", "--local-rank=0")
-        done = run(sys.executable, "-m", *launcher, ROOT / words[0], *words[1:], cwd=tmp_path)
+        done = run(*launcher, ROOT / words[0], *words[1:], cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("2 x cpu") == 1
 
