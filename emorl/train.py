@@ -17,7 +17,7 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from accelerate import Accelerator
@@ -27,7 +27,7 @@ from sacred.run import Run
 from sacred.utils import apply_backspaces_and_linefeeds
 from torch import Tensor, nn
 
-from core.data.loader import TrainingLoader
+from core.data.loader import BatchSource, TrainingLoader
 from core.files import occupy
 from core.nn.noise import ShardedNoise, derive_seed
 from core.outcome import exit_code_of
@@ -98,12 +98,7 @@ def run(config: dict[str, Any], sacred_run: Run | None = None) -> str:
     for folder in ("weights", "runs", "tb"):
         (out_dir / folder).mkdir(parents=True, exist_ok=True)
     checkpoints = CheckpointFolder(out_dir / "weights", f"{name}-state-", keep=training["keep_checkpoints"] or None)
-    lock = None
-    if accelerator.is_main_process and (lock := occupy(checkpoints.folder, f".{name}.lock")) is None:
-        raise CheckpointError(
-            f"{checkpoints.folder}: another process trains {name} there. Wait for it, or set training.run_suffix to "
-            "another name"
-        )
+    lock = _occupied(checkpoints.folder, name) if accelerator.is_main_process else None
     found, branched_from = checkpoint_to_resume(training, checkpoints)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
@@ -153,16 +148,7 @@ def run(config: dict[str, Any], sacred_run: Run | None = None) -> str:
     trainer = Trainer(
         model=model,
         optimizer=torch.optim.Adam(model.parameters(), lr=training["lr"], fused=True),
-        batches=TrainingLoader(
-            source,
-            training["batch_size"],
-            seed=config["seed"],
-            device=accelerator.device,
-            process_index=accelerator.process_index,
-            num_processes=accelerator.num_processes,
-            num_workers=training["num_workers"],
-            resident=training["resident"],
-        ).batches,
+        batches=_loader(config, source, accelerator).batches,
         accelerator=accelerator,
         last_step=training["iters"],
         checkpoints=checkpoints,
@@ -192,6 +178,30 @@ def run(config: dict[str, Any], sacred_run: Run | None = None) -> str:
     if lock:
         lock.close()
     return "finished" if finished else "stopped"
+
+
+def _occupied(weights: Path, name: str) -> IO:
+    """The lock of a run. Raises CheckpointError if another process has it."""
+    lock = occupy(weights, f".{name}.lock")
+    if lock is None:
+        raise CheckpointError(
+            f"{weights}: another process trains {name} there. Wait for it, or set training.run_suffix to another name"
+        )
+    return lock
+
+
+def _loader(config: dict[str, Any], source: BatchSource, accelerator: Accelerator) -> TrainingLoader:
+    training = config["training"]
+    return TrainingLoader(
+        source,
+        training["batch_size"],
+        seed=config["seed"],
+        device=accelerator.device,
+        process_index=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+        num_workers=training["num_workers"],
+        resident=training["resident"],
+    )
 
 
 def _scalars_of(name: str, terms: dict[str, Tensor]) -> dict[str, Tensor]:
